@@ -1,0 +1,25 @@
+"""Settings for all tests: shapes checked while they run, no network, double precision for those that ask for it."""
+
+import os
+from collections.abc import Generator
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+# The modules whose signatures state array shapes. (Not those that check for themselves what users hand in and promise
+# an error of their own: config, checkpoints, pretrained. Nor outputs, which JAX fills with all sorts of things.)
+ARRAY_MODULES = ("activations", "attention", "embeddings", "losses", "modeling", "packets", "decoding")
+install_import_hook([f"timesformer_jax.{module}" for module in ARRAY_MODULES], "beartype.beartype")
+
+
+@pytest.fixture
+def x64() -> Generator[None]:
+    """Double precision for one test (or, as `pytest.mark.usefixtures("x64")`, for a class or a file).
+
+    A scoped setting of JAX's, not the global switch: tests in default precision may run before and after.
+    """
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,109 @@
+"""The `timesformer` command: tables for people, JSON for programs, one sentence and an exit code for errors."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from reference import tiny_reference
+from videos import moving_pictures, write_video
+
+from timesformer_jax import VideoClassifier
+from timesformer_jax.cli import main
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("model")
+    names = {i: f"class [{i}]" for i in range(7)}
+    reference = tiny_reference(dtype=torch.float32, id2label=names, label2id={v: k for k, v in names.items()})
+    reference.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    directory = tmp_path_factory.mktemp("videos")
+    paths = [directory / f"{i}.mp4" for i in range(2)]
+    for seed, path in enumerate(paths):
+        write_video(path, moving_pictures(40, seed=seed))
+    return paths
+
+
+def test_a_table_for_people(model: Path, videos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["classify", *map(str, videos), "--model", str(model), "--top-k", "2"]) == 0
+    printed = capsys.readouterr()
+    expected = VideoClassifier.from_pretrained(model)(videos, top_k=2)
+    for video, predictions in zip(videos, expected, strict=True):
+        assert str(video) in printed.out
+        for p in predictions:  # type: ignore[union-attr]
+            assert f"│ {p.label} │ {p.score:.4f} │" in printed.out
+    assert "evenly" in printed.err
+
+
+def test_json_for_programs(model: Path, videos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["classify", *map(str, videos), "--model", str(model), "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["video"] for line in lines] == [str(video) for video in videos]
+    assert [len(line["predictions"]) for line in lines] == [5, 5]
+    assert lines[0]["predictions"][0].keys() == {"label", "score", "index", "logit"}
+
+
+def test_one_bad_video_among_twenty(
+    model: Path, videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    arguments = [*[str(videos[i % 2]) for i in range(10)], str(bad), *[str(videos[i % 2]) for i in range(9)]]
+    assert main(["classify", *arguments, "--model", str(model), "--json"]) == 1
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in printed.out.splitlines()]
+    assert ["error" in line for line in lines] == [i == 10 for i in range(20)]
+    assert "bad.mp4" in lines[10]["error"]
+    assert "1 of 20" in printed.err
+
+
+def test_exit_codes_and_single_sentences(model: Path, videos: list[Path], tmp_path: Path) -> None:
+    def run(*arguments: object) -> tuple[int, str]:
+        command = [Path(sys.executable).parent / "timesformer", "classify", *map(str, arguments)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "Traceback" not in result.stderr
+        return result.returncode, result.stderr
+
+    missing = tmp_path / "missing.mp4"
+    code, text = run(missing, "--model", model)
+    assert (code, str(missing) in text) == (2, True)
+    code, text = run(videos[0], "--model", tmp_path / "nothing")
+    assert (code, text.splitlines()[-1].startswith("error: "), "nothing" in text) == (2, True, True)
+    code, text = run("--model", model)
+    assert (code, "no video" in text) == (2, True)
+    code, text = run(videos[0], "--model", model, "--top-k", 0)
+    assert (code, "--top-k" in text) == (2, True)
+    code, text = run(videos[0])
+    assert (code, "--model" in text) == (2, True)
+
+
+def test_dtype(model: Path, videos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    logits = {}
+    for dtype in ("float32", "bfloat16"):
+        assert main(["classify", str(videos[0]), "--model", str(model), "--json", "--dtype", dtype]) == 0
+        predictions = json.loads(capsys.readouterr().out)["predictions"]
+        logits[dtype] = {p["index"]: p["logit"] for p in predictions}
+    common = logits["float32"].keys() & logits["bfloat16"].keys()
+    assert any(logits["float32"][i] != logits["bfloat16"][i] for i in common)
+
+
+@pytest.mark.slow
+def test_the_readmes_first_command(tmp_path: Path) -> None:
+    timesformer = str(Path(sys.executable).parent / "timesformer")
+    made = subprocess.run([timesformer, "sample", "try"], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "random" in made.stderr
+    command = made.stdout.split()
+    assert command[0] == "timesformer"
+    result = subprocess.run([timesformer, *command[1:]], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert result.stdout.count("LABEL_") == 5
+    assert "the middle 8 x 32 frames" in result.stderr
+    again = subprocess.run([timesformer, "sample", "try"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (again.returncode, "exists already" in again.stderr) == (2, True)

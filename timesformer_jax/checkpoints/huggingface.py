@@ -1,0 +1,191 @@
+"""Checkpoints in Transformers' format: a state dict of PyTorch tensors to a tree of Flax parameters, and back."""
+
+import errno
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError
+
+from ..config import TimesformerConfig
+from ..errors import CheckpointError
+from .mapping import BACKBONE, Params, flat_names, get_leaf, mapping_table, set_leaf
+from .tensors import LazyTensor, empty_array
+
+WEIGHTS_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""Where Transformers keeps weights, in the order in which it looks for them."""
+
+FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+def find_weights(directory: Path) -> Path | None:
+    """The first of `WEIGHTS_FILES` in a directory."""
+    return next((directory / name for name in WEIGHTS_FILES if (directory / name).is_file()), None)
+
+
+def is_weights_file(name: str) -> bool:
+    """Whether Transformers would take a file of this name for weights, or for one of their shards."""
+    return re.fullmatch(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?", name) is not None
+
+
+def has_head(names: Mapping[str, Any]) -> bool:
+    """Whether a state dict is the classifier's; the bare model's names have no "timesformer." before them."""
+    return any(name.startswith((f"{BACKBONE}.", "classifier.")) for name in names)
+
+
+def params_from_tensors(
+    where: Path, tensors: Mapping[str, LazyTensor], config: TimesformerConfig, dtype: np.dtype | None = None
+) -> tuple[Params, bool]:
+    """Reads a state dict into numpy arrays, tensor by tensor.
+
+    Args:
+        where: the tensors are, for errors.
+        tensors: under the names of Transformers.
+        config: the model the tensors belong to.
+        dtype: of the arrays; None keeps the file's own.
+
+    Returns:
+        The parameters, and whether they are those of the classifier (True) or of the bare model.
+
+    Raises:
+        CheckpointError: tensors are damaged, unknown, missing, doubled or wrongly shaped; all are listed.
+    """
+    head = has_head(tensors)
+    require_loadable(where, tensors, config)
+    params: Params = {}
+    for entry in mapping_table(config, head=head):
+        leaf: np.ndarray | None = None
+        for layer, name in enumerate(entry.names):
+            tensor = tensors[name].read()
+            if leaf is None:
+                leaf = empty_array((len(entry.names), *entry.flax_shape), dtype or tensor.dtype)
+            elif dtype is None:
+                leaf = leaf.astype(_wider(leaf.dtype, tensor.dtype), copy=False)
+            with np.errstate(over="ignore", invalid="ignore"):  # what a narrower type can't hold is counted and told
+                leaf[layer] = entry.to_flax(tensor)
+        if leaf is not None:
+            set_leaf(params, entry.path, leaf if entry.layers is not None else leaf[0])
+    return params, head
+
+
+def require_loadable(where: Path, tensors: Mapping[str, LazyTensor], config: TimesformerConfig) -> None:
+    """Checks that tensors are all those of a model and can be read, before any is.
+
+    Raises:
+        CheckpointError: they aren't; everything that is wrong is listed.
+    """
+    table = mapping_table(config, head=has_head(tensors))
+    expected = {name: entry.torch_shape for entry in table for name in entry.names}
+    sound = {name: tensor for name, tensor in tensors.items() if not tensor.problem}
+    problems = [tensor.problem for tensor in tensors.values() if tensor.problem]
+    problems += [
+        f"wrong type: {name} is {tensor.dtype}, weights are {', '.join(FLOAT_DTYPES)}"
+        for name, tensor in sound.items()
+        if tensor.dtype not in ("", *FLOAT_DTYPES)
+    ]
+    require_exact(
+        where,
+        {name: tensor.shape for name, tensor in sound.items()},
+        {name: shape for name, shape in expected.items() if name in sound or name not in tensors},
+        problems,
+    )
+
+
+def to_state_dict(params: Mapping[str, Any], config: TimesformerConfig) -> dict[str, np.ndarray]:
+    """The PyTorch tensors for a tree of parameters, of the classifier or of the bare model, in the tree's own dtype.
+
+    Raises:
+        CheckpointError: parameters are unknown, missing or wrongly shaped for this config; all are listed.
+    """
+    table = mapping_table(config, head=BACKBONE in params)
+    shapes = {name: np.shape(leaf) for name, leaf in flat_names(params).items()}
+    require_exact("the parameters", shapes, {"/".join(entry.path): entry.shape for entry in table})
+    state: dict[str, np.ndarray] = {}
+    for entry in table:
+        leaf = np.asarray(get_leaf(params, entry.path))
+        for name, parameter in zip(entry.names, [leaf] if entry.layers is None else leaf, strict=True):
+            state[name] = np.ascontiguousarray(entry.to_torch(parameter))
+    return state
+
+
+def save_state_dict(
+    directory: Path, params: Mapping[str, Any], config: TimesformerConfig, max_shard_size: int | str = "5GB"
+) -> None:
+    """Writes config.json and model.safetensors (or shards and their index) into a directory, as Transformers does.
+
+    Raises:
+        CheckpointError: the parameters are not those of a model with this config.
+        OSError: the files can't be written.
+    """
+    from huggingface_hub import split_state_dict_into_shards_factory
+    from safetensors.numpy import save_file
+
+    state = to_state_dict(params, config)
+    split = split_state_dict_into_shards_factory(
+        state,
+        get_storage_size=lambda tensor: tensor.nbytes,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=max_shard_size,
+    )
+    for filename, names in split.filename_to_tensors.items():
+        try:
+            save_file({name: state[name] for name in names}, directory / filename, metadata={"format": "pt"})
+        except SafetensorError as error:  # what it makes of a full disk, among others
+            raise OSError(errno.EIO, f"can't be written ({error})", str(directory / filename)) from error
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    architecture = "TimesformerForVideoClassification" if BACKBONE in params else "TimesformerModel"
+    dtype = str(next(iter(state.values())).dtype)
+    extra = dict(config.extra) | {"architectures": (architecture,)}
+    # What the weights are stored as: `dtype` to Transformers 5, `torch_dtype` to 4.
+    extra = {key: value for key, value in extra.items() if key not in ("dtype", "torch_dtype")} | {"torch_dtype": dtype}
+    config.replace(extra=extra).save_json_file(directory / "config.json")
+
+
+def _wider(first: np.dtype, second: np.dtype) -> np.dtype:
+    """A type that holds the values of both; numpy alone does not know bfloat16."""
+    if first != second and ml_dtypes.bfloat16 in (first, second):
+        return np.result_type(*(np.float32 if dtype == ml_dtypes.bfloat16 else dtype for dtype in (first, second)))
+    return np.result_type(first, second)
+
+
+def require_exact(
+    where: Path | str,
+    shapes: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+    problems: Sequence[str] = (),
+) -> None:
+    """Checks that arrays have exactly the expected names and shapes.
+
+    Args:
+        where: the arrays are, for the message.
+        shapes: of the arrays.
+        expected: shapes of those that must be there.
+        problems: what else is wrong.
+
+    Raises:
+        CheckpointError: they don't; lists every one that is missing, unknown or wrongly shaped, and the problems.
+    """
+    problems = list(problems)
+    problems += [f"missing: {name} {expected[name]}" for name in sorted(expected.keys() - shapes.keys())]
+    problems += [f"unknown: {name} {shapes[name]}" for name in sorted(shapes.keys() - expected.keys())]
+    problems += [
+        f"wrong shape: {name} is {shapes[name]}, the config asks for {shape}"
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != shape
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{where}: not the model that the config describes "
+            f"({len(problems)} problems in {len(shapes.keys() | expected.keys())} tensors):\n  " + "\n  ".join(problems)
+        )

@@ -1,0 +1,71 @@
+"""Where a checkpoint is: a file, a directory or a repository on the Hub."""
+
+import dataclasses
+import re
+from os import PathLike
+from pathlib import Path
+
+from ..config import TimesformerConfig, published_sampling_rate
+from ..errors import CheckpointError
+from .hub import PROCESSOR_FILES, HubOptions, download
+from .huggingface import WEIGHTS_FILES, find_weights
+from .native import PARAMS, is_converted
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A checkpoint on this machine.
+
+    Attributes:
+        weights: the weights file, the shard index, or a converted directory.
+        directory: where config.json and the processor's settings are.
+        name: what the user called it.
+    """
+
+    weights: Path
+    directory: Path
+    name: str
+
+    @property
+    def processor_file(self) -> Path | None:
+        """The processor's settings, where the checkpoint has them."""
+        return next((self.directory / name for name in PROCESSOR_FILES if (self.directory / name).is_file()), None)
+
+    def config(self) -> TimesformerConfig:
+        """The checkpoint's config.json; for a published model with the sampling it was trained with."""
+        file = self.directory / "config.json"
+        if not file.is_file():
+            raise CheckpointError(f"{self.weights} has no config.json beside it that says which model it is.")
+        config = TimesformerConfig.from_json_file(file)
+        if config.sampling_rate is None:
+            config = config.replace(sampling_rate=published_sampling_rate(self.name))
+        return config
+
+
+def locate(source: str | PathLike[str], options: HubOptions | None = None) -> Source:
+    """Finds a checkpoint: a file, a directory, or a Hub id, which is downloaded.
+
+    Raises:
+        CheckpointError: there is nothing of this name, or nothing in it that can be read.
+    """
+    try:
+        return _locate(Path(source).expanduser(), str(source), options or HubOptions())
+    except (OSError, RuntimeError) as error:  # no permission, a name too long, an unknown user's home
+        raise CheckpointError(f"{source} can't be read: {getattr(error, 'strerror', None) or error}.") from None
+
+
+def _locate(path: Path, name: str, options: HubOptions) -> Source:
+    if not path.exists():
+        is_file_name = path.suffix in (".safetensors", ".bin", ".pyth", ".pth", ".pt")
+        if is_file_name or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+            raise CheckpointError(f"{name} does not exist; give a checkpoint file, a directory or a Hub id.")
+        path = download(name, options)
+    if not path.is_dir():
+        return Source(path, path.parent, name)
+    weights = path if is_converted(path) else find_weights(path)
+    if weights is None:
+        raise CheckpointError(
+            f"{path} holds no checkpoint: none of {', '.join(WEIGHTS_FILES)} and no {PARAMS}/ directory; give a "
+            "weights file of another name itself."
+        )
+    return Source(weights, path, name)

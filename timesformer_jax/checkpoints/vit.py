@@ -1,0 +1,201 @@
+"""ImageNet start: the weights of a ViT become the space-only TimeSformer that computes the same, picture by picture.
+
+From there `adapt` makes a TimeSformer of any attention type as the paper starts its training: temporal attention is a
+copy of the spatial one behind a projection of zero, and time embeddings are zero.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..config import TimesformerConfig
+from ..errors import CheckpointError, ConfigError
+from ..files import read_json
+from .contents import Contents, Tensors, WeightsFile, without_prefix
+from .mapping import BACKBONE
+from .preprocessing import Preprocessing
+from .renaming import PATCHES, config_from_shapes, renamed, require_model, sides, to_original, with_head_names
+from .tensors import LazyTensor
+
+PatchOrder = Literal["channels_first", "channels_last"]
+"""How a patch was flattened for a linear patch embedding: (channels, height, width) or (height, width, channels)."""
+
+# Layers between the features and a classifier of ImageNet's; the features don't depend on them.
+_AFTER_FEATURES = re.compile(r"(pre_logits\..*|pooler\.dense\.(weight|bias)|(embeddings\.)?mask_token)")
+_DISTILLATION = ("dist_token", "embeddings.distillation_token")
+
+
+def open_timm_vit(
+    file: WeightsFile, prefix: str, known: Mapping[str, Any], patch_order: PatchOrder | None = None
+) -> Contents:
+    """A ViT in timm's layout, as the original's training starts from (`jx_vit_base_p16_224`).
+
+    Args:
+        file: the opened file.
+        prefix: what stands before the names of its tensors.
+        known: config fields that the user gives. `num_labels` or `id2label` ask for a new classifier.
+        patch_order: for a patch embedding that is a linear layer; None is timm's own, channels first.
+
+    Raises:
+        CheckpointError: tensors are missing, unknown or wrongly shaped, or something that nobody can tell was not
+            given; the message names the argument.
+    """
+    tensors, dropped = _without_extras(file.path, without_prefix(file.tensors, prefix), prefix)
+    tensors = renamed(file.path, tensors)
+    tensors[PATCHES] = _convolution(file.path, tensors, known, patch_order or "channels_first")
+    config = config_from_shapes(
+        file.path, tensors, known, attention_type="space_only", num_frames=known.get("num_frames", 8)
+    )
+    named = with_head_names(tensors)
+
+    def own_name(name: str) -> str:
+        return prefix + to_original(name)
+
+    require_model(file.path, named, config, own_name)
+    # The published ViTs in this layout were made by several hands with several normalisations and don't say which: the
+    # original trains with its own.
+    return _start(config, named, own_name, dropped, known, Preprocessing(config.image_shape, channel_order="rgb"))
+
+
+def open_transformers_vit(
+    file: WeightsFile, prefix: str, known: Mapping[str, Any], patch_order: PatchOrder | None = None
+) -> Contents:
+    """A `ViTModel` or `ViTForImageClassification` of Transformers, with its config.json beside it.
+
+    Its LayerNorm's epsilon (1e-12), dropout rates and activation come along, and so does the normalisation of its
+    preprocessor_config.json.
+
+    Args:
+        file: the opened file.
+        prefix: what stands before the names of its tensors.
+        known: config fields that the user gives. `num_labels` or `id2label` ask for a new classifier.
+        patch_order: for a patch embedding that is a linear layer, which has to say it.
+
+    Raises:
+        CheckpointError: tensors are missing, unknown or wrongly shaped.
+        ConfigError: its config.json is impossible.
+    """
+    config_file = file.path.parent / "config.json"
+    tensors, dropped = _without_extras(file.path, without_prefix(file.tensors, prefix), prefix)
+    tensors = _fused(file.path, tensors)
+    tensors[PATCHES] = _convolution(file.path, tensors, known, patch_order)
+    config = TimesformerConfig.from_dict(_config_values(read_json(config_file, CheckpointError)), str(config_file))
+    named = with_head_names(tensors)
+
+    def own_name(name: str) -> str:
+        return name if name.startswith("classifier.") else prefix + name
+
+    require_model(file.path, named, config, own_name)
+    return _start(config, named, own_name, dropped, known, _preprocessing(file.path.parent, config))
+
+
+def _without_extras(path: Path, tensors: Tensors, prefix: str) -> tuple[Tensors, tuple[str, ...]]:
+    """Takes out the layers behind the features; refuses what would change the features if it were taken out."""
+    for name in _DISTILLATION:
+        if name in tensors:
+            raise CheckpointError(
+                f"{path} is a distilled ViT: {prefix}{name} takes part in every attention, and a TimeSformer has no "
+                "place for it; start from a ViT without distillation."
+            )
+    dropped = {name for name in tensors if _AFTER_FEATURES.fullmatch(name)}
+    kept = {name: tensor for name, tensor in tensors.items() if name not in dropped}
+    return kept, tuple(prefix + name for name in sorted(dropped))
+
+
+def _convolution(path: Path, tensors: Tensors, known: Mapping[str, Any], order: PatchOrder | None) -> LazyTensor:
+    """The patch embedding as a convolution, also where the file has a linear layer over flattened patches."""
+    if PATCHES not in tensors or len(tensors[PATCHES].shape) != 2:
+        return tensors[PATCHES]
+    linear, channels = tensors[PATCHES], known.get("num_channels") or 3
+    width, features = linear.shape
+    height, width_of_patch = sides(known.get("patch_size", math.isqrt(features // channels)))
+    if height * width_of_patch * channels != features:
+        raise CheckpointError(
+            f"{path}: the patch embedding is a linear layer of {features} inputs, which no square patch of {channels} "
+            "channels has; give patch_size=(height, width), and num_channels where they are not 3."
+        )
+    if order is None:
+        raise CheckpointError(
+            f"{path}: the patch embedding is a linear layer, and nothing tells how patches were flattened for it; give "
+            'patch_order="channels_first" (channels, height, width) or "channels_last" (height, width, channels).'
+        )
+
+    def read() -> np.ndarray:
+        values = linear.read()
+        if order == "channels_first":
+            return values.reshape(width, channels, height, width_of_patch)
+        return values.reshape(width, height, width_of_patch, channels).transpose(0, 3, 1, 2)
+
+    return LazyTensor((width, channels, height, width_of_patch), linear.file, read, linear.dtype)
+
+
+def _fused(path: Path, tensors: Tensors) -> Tensors:
+    """Queries, keys and values in one tensor, as TimeSformer has them."""
+    fused: Tensors = {}
+    for name, tensor in tensors.items():
+        match = re.fullmatch(r"(.*\.attention\.attention\.)(query|key|value)\.(weight|bias)", name)
+        if match is None:
+            fused[name] = tensor
+            continue
+        start, _, kind = match.groups()
+        names = [f"{start}{part}.{kind}" for part in ("query", "key", "value")]
+        missing = [other for other in names if other not in tensors]
+        if missing or len({tensors[other].shape for other in names}) > 1:
+            problem = f"{', '.join(missing)} missing" if missing else f"{', '.join(names)} of several shapes"
+            raise CheckpointError(f"{path} is no ViT of Transformers: {problem}.")
+        fused[f"{start}qkv.{kind}"] = _concatenated([tensors[other] for other in names])
+    return fused
+
+
+def _concatenated(parts: list[LazyTensor]) -> LazyTensor:
+    first = parts[0]
+    shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
+    problem = next((part.problem for part in parts if part.problem), "")
+    return LazyTensor(shape, first.file, lambda: np.concatenate([part.read() for part in parts]), first.dtype, problem)
+
+
+def _config_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A ViT's config.json as that of the space-only TimeSformer with the same weights."""
+    shared = (
+        *("image_size", "patch_size", "num_channels", "hidden_size", "num_hidden_layers", "num_attention_heads"),
+        *("intermediate_size", "hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob"),
+        *("initializer_range", "qkv_bias", "id2label", "label2id"),
+    )
+    taken = {name: values[name] for name in shared if name in values}
+    return taken | {"layer_norm_eps": values.get("layer_norm_eps", 1e-12), "attention_type": "space_only"}
+
+
+def _preprocessing(directory: Path, config: TimesformerConfig) -> Preprocessing:
+    """The ViT's own normalisation, or that of Transformers' ViTImageProcessor where there is no file."""
+    file = directory / "preprocessor_config.json"
+    values = read_json(file, ConfigError) if file.is_file() else {}
+    statistics = {}
+    for field, name in (("mean", "image_mean"), ("std", "image_std")):
+        value = values.get(name, [0.5] * config.num_channels)
+        if not isinstance(value, list) or not all(isinstance(number, int | float) for number in value):
+            raise ConfigError(f"{file}: {name} must be a list of numbers, not {value!r}.")
+        statistics[field] = tuple(float(number) for number in value)
+    return Preprocessing(config.image_shape, **statistics, channel_order="rgb")
+
+
+def _start(
+    config: TimesformerConfig,
+    tensors: Tensors,
+    own_name: Callable[[str], str],
+    dropped: tuple[str, ...],
+    known: Mapping[str, Any],
+    preprocessing: Preprocessing,
+) -> Contents:
+    """Keeps the ViT's classifier only where no classes are asked for: those of a video are others, if as many."""
+    if "num_labels" in known or "id2label" in known:
+        head = sorted(name for name in tensors if name.startswith("classifier."))
+        dropped += tuple(map(own_name, head))
+        tensors = {name.removeprefix(f"{BACKBONE}."): tensor for name, tensor in tensors.items() if name not in head}
+        config = config.replace(num_labels=0)
+    elif "classifier.weight" not in tensors:
+        config = config.replace(id2label=None)
+    return Contents("vit", config, tensors, dropped, preprocessing)

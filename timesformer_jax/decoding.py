@@ -1,0 +1,219 @@
+"""Decode chosen frames of a video file: exactly, and without decoding more than they need.
+
+Frames are decoded from the nearest keyframe before each and recognised by their presentation timestamps. The result is
+the one that decoding everything in order would give; where the timestamps can't promise that, or something is damaged,
+everything is decoded in order. The terms are those of `packets.py`.
+"""
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from .errors import VideoError
+from .packets import PacketList, demux, list_packets, open_video
+
+if TYPE_CHECKING:  # PyAV is imported where a file is opened, so that `import timesformer_jax` stays fast
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+Frames = dict[int, UInt8[np.ndarray, "h w 3"]]
+Rule = Callable[[int, float | None], Int64[np.ndarray, "..."]]
+"""From the number of frames and the frames a second of a video, the indices of the frames to read."""
+
+SKIP_UNREFERENCED = {"h264", "mpeg4", "mpeg2video"}
+"""Decoders that can leave out the pictures which no other picture is predicted from."""
+
+
+class DamagedVideoWarning(UserWarning):
+    """Frames of a video could not be read. Their nearest neighbours stand in for them."""
+
+
+def read_file(
+    path: str | os.PathLike[str], rule: Rule, highest: int | None = None
+) -> tuple[Frames, Int64[np.ndarray, "..."]]:
+    """Decode the frames of a video file that `rule` chooses.
+
+    Args:
+        path: the video file.
+        rule: is given the number of frames and the frames a second, and returns frame indices of any shape, each in
+            [0, frames). In a file whose packets and frames don't match it is called again with the true number.
+        highest: the highest index that `rule` may return, if that is known. The file is then not read further than it
+            takes, and `rule` may be given a smaller number of frames.
+
+    Returns:
+        The frames as upright RGB pictures, and for each index that was asked for the key of its frame among them.
+
+    Raises:
+        VideoError: if the file can't be opened, holds no video or none of its frames can be decoded.
+    """
+    with open_video(path) as (container, stream):
+        packets = list_packets(container, stream, highest)
+        indices = rule(packets.count, packets.fps)
+        frames = decode_by_seeking(container, stream, packets, np.unique(indices)) if packets.timed else None
+    if frames is None and not packets.complete:
+        return read_file(path, rule)
+    lost = 0
+    if frames is None:
+        frames, indices, lost = decode_in_order(path, packets, rule)
+    if lost or packets.missing:
+        warn_of_damage(path, packets.count - lost, packets.count + packets.missing)
+    return frames, indices
+
+
+def decode_by_seeking(
+    container: "InputContainer", stream: "VideoStream", packets: PacketList, wanted: Int64[np.ndarray, "n"]
+) -> Frames | None:
+    """Decode only the stretches of a file that the wanted frames need.
+
+    Args:
+        container: the open file.
+        stream: its video stream.
+        packets: what `list_packets` found in it, with `timed` true.
+        wanted: ascending frame indices.
+
+    Returns:
+        The frames by index; None if anything went otherwise than the packets let expect.
+    """
+    from av.error import FFmpegError
+
+    positions = packets.order[wanted]
+    index_at = dict(zip(packets.pts[positions].tolist(), wanted.tolist(), strict=True))
+    needed = set(positions.tolist())
+    frames: Frames = {}
+    for start, stop in _stretches(packets.start_for(positions).tolist(), positions.tolist()):
+        last = -math.inf
+        try:
+            container.seek(int(packets.seek_to[start]), stream=stream)
+            for frame in _decode_stretch(container, stream, packets.pts, start, stop, needed):
+                if frame.pts is None or frame.pts <= last:
+                    return None
+                last = frame.pts
+                if last in index_at:
+                    frames[index_at[last]] = to_rgb(frame)
+        except (FFmpegError, _UnexpectedPacketError):
+            return None
+    return frames if len(frames) == len(wanted) else None
+
+
+class _UnexpectedPacketError(Exception):
+    """Seeking led past the packet that was sought, or to others than before."""
+
+
+def _stretches(starts: list[int], positions: list[int]) -> list[tuple[int, int]]:
+    """Join (keyframe, frame) positions into stretches to be decoded in one go, first and last position."""
+    stretches: list[tuple[int, int]] = []
+    for start, stop in zip(starts, positions, strict=True):
+        if stretches and start <= stretches[-1][1] + 1:
+            earlier, later = stretches.pop()
+            start, stop = min(start, earlier), max(stop, later)
+        stretches.append((start, stop))
+    return stretches
+
+
+def _decode_stretch(
+    container: "InputContainer",
+    stream: "VideoStream",
+    pts: Int64[np.ndarray, "p"],
+    start: int,
+    stop: int,
+    needed: set[int],
+) -> Iterator["VideoFrame"]:
+    """Decode the packets from position `start` to `stop` after a seek to `start` or before it."""
+    codec = stream.codec_context
+    expected = {int(stamp): start + i for i, stamp in enumerate(pts[start : stop + 1])}
+    position = start - 1
+    for packet in demux(container, stream):
+        found = -1 if packet.pts is None else expected.get(packet.pts, -1)
+        if found < 0 and position < start:
+            continue  # the seek led to an earlier keyframe
+        position += 1
+        if found != position:
+            raise _UnexpectedPacketError
+        if codec.name in SKIP_UNREFERENCED:
+            codec.skip_frame = "DEFAULT" if position in needed else "NONREF"
+        yield from codec.decode(packet)
+        if position == stop:
+            break
+    # What comes after the stretch is not needed to finish its frames.
+    yield from codec.decode(None)
+
+
+def decode_in_order(
+    path: str | os.PathLike[str], packets: PacketList, rule: Rule
+) -> tuple[Frames, Int64[np.ndarray, "..."], int]:
+    """Decode a whole file and keep the frames that `rule` chooses, whatever the timestamps or the damage.
+
+    Where nothing failed, what comes out of the decoder are the frames. Where something did, frames are told by their
+    timestamps, and the nearest earlier frame that came out (or the first) stands in for each that was lost.
+
+    Returns:
+        The frames, the key among them of each frame that was asked for, and how many frames were lost.
+    """
+    keys = rule(packets.count, packets.fps)
+    frames, stamps, failures = _decode_all(path, set(keys.ravel().tolist()))
+    if not stamps:
+        raise VideoError(f"No frame of {path} could be decoded; the file is damaged or not what its name says.")
+    # Timed packets hold one frame each. Others may hold two or none, so that fewer frames are no sign of damage.
+    lost = max(packets.count - len(stamps), 0) if failures or packets.timed else 0
+    if lost and packets.timed and None not in stamps:
+        keys = nearest_earlier(np.array(stamps), packets.pts[packets.order])[keys]
+    elif len(stamps) != packets.count:
+        keys = rule(len(stamps), packets.fps)
+    if not set(keys.ravel().tolist()) <= frames.keys():
+        frames, _, _ = _decode_all(path, set(keys.ravel().tolist()))
+    return frames, keys, lost
+
+
+def _decode_all(path: str | os.PathLike[str], wanted: set[int]) -> tuple[Frames, list[int | None], int]:
+    """Decode everything in order, passing over what can't be decoded.
+
+    Returns:
+        The wanted frames by their number in the decoder's output, the timestamps of the whole output, and how many
+        packets failed.
+    """
+    from av.error import FFmpegError
+
+    frames: Frames = {}
+    stamps: list[int | None] = []
+    failures = 0
+    with open_video(path) as (container, stream):
+        for packet in chain(demux(container, stream), [None]):
+            try:
+                for frame in stream.codec_context.decode(packet):
+                    if len(stamps) in wanted:
+                        frames[len(stamps)] = to_rgb(frame)
+                    stamps.append(frame.pts)
+            except FFmpegError:
+                failures += 1
+    return frames, stamps, failures
+
+
+def to_rgb(frame: "VideoFrame") -> UInt8[np.ndarray, "h w 3"]:
+    """An upright RGB picture of a decoded frame, at its stored size: a pixel's aspect ratio is not regarded."""
+    picture = frame.to_ndarray(format="rgb24")
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return picture
+    # x' = a x + c y, y' = b x + d y in 16.16 fixed point, y pointing down (FFmpeg, libavutil/display.h).
+    a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist()
+    if b and c and not a and not d:
+        picture, a, d = picture.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
+def nearest_earlier(available: Int64[np.ndarray, "n"], wanted: Int64[np.ndarray, "*m"]) -> Int64[np.ndarray, "*m"]:
+    """Where in the ascending `available` the last value not above each of `wanted` stands; 0 where all are above."""
+    return np.maximum(np.searchsorted(available, wanted, side="right") - 1, 0)
+
+
+def warn_of_damage(path: str | os.PathLike[str], read: int, total: int) -> None:
+    """Say how many frames of a video could be read."""
+    message = f"{path} is damaged: {read} of {total} frames could be read; the nearest of them stand in for the rest."
+    warnings.warn(message, DamagedVideoWarning, stacklevel=5)  # whoever called read_clip

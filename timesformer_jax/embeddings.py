@@ -1,0 +1,79 @@
+"""Patches, space embedding and time embedding as pure functions (section 3, equation 1 of the paper)."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .config import TimesformerConfig
+
+
+def extract_patches(
+    frames: Float[Array, "b t height width c"], patch_shape: tuple[int, int]
+) -> Float[Array, "b n t y x c"]:
+    """Cuts each frame into patches, row by row of the grid.
+
+    A convolution whose stride is its kernel is this and a matrix product, which every device does best.
+    """
+    batch, num_frames, height, width, channels = frames.shape
+    rows, columns = height // patch_shape[0], width // patch_shape[1]
+    blocks = frames.reshape(batch, num_frames, rows, patch_shape[0], columns, patch_shape[1], channels)
+    return jnp.einsum("btiyjxc->bijtyxc", blocks).reshape(batch, rows * columns, num_frames, *patch_shape, channels)
+
+
+def nearest_indices(source: int, target: int) -> np.ndarray:
+    """Which of `source` rows each of `target` rows is taken from: floor(i * source / target).
+
+    This is PyTorch's "nearest" (what the reference resizes its embeddings with); `jax.image.resize` takes the centres
+    of rows and picks others. In whole numbers, so that no rounding moves an index: PyTorch's own product, in floating
+    point, falls one short at a few sizes (14 -> 46 is one).
+    """
+    return np.arange(target) * source // target
+
+
+def resize_space_embedding(
+    embedding: Float[Array | np.ndarray, "n d"], source: tuple[int, int], target: tuple[int, int]
+) -> Float[Array | np.ndarray, "m d"]:
+    """Resizes the position embeddings of a grid of patches (rows, columns) to another grid, nearest neighbour."""
+    if source == target:
+        return embedding
+    rows, columns = (nearest_indices(*sizes) for sizes in zip(source, target, strict=True))
+    return embedding[(rows[:, None] * source[1] + columns).ravel()]
+
+
+def resize_time_embedding(embedding: Float[Array | np.ndarray, "t d"], target: int) -> Float[Array | np.ndarray, "u d"]:
+    """Resizes the time embeddings to another number of frames, nearest neighbour."""
+    source = embedding.shape[0]
+    return embedding if source == target else embedding[nearest_indices(source, target)]
+
+
+def check_pixel_values(pixel_values: Array | np.ndarray, config: TimesformerConfig) -> None:
+    """Refuses what is no batch of normalised clips for this config.
+
+    Raises:
+        ValueError: another layout, type or size; the message says what to do.
+    """
+    shape = pixel_values.shape
+    if pixel_values.ndim != 5:
+        raise ValueError(
+            f"pixel_values must be (batch, frames, height, width, channels), not of shape {shape}; "
+            "a single clip needs pixel_values[None]."
+        )
+    if shape[4] != config.num_channels and shape[2] == config.num_channels:
+        raise ValueError(
+            f"pixel_values of shape {shape} have their channels first, as PyTorch does; channels come last here: "
+            "pixel_values.transpose(0, 1, 3, 4, 2)."
+        )
+    if shape[4] != config.num_channels:
+        raise ValueError(f"pixel_values of shape {shape} must have num_channels = {config.num_channels} channels last.")
+    if not jnp.issubdtype(pixel_values.dtype, jnp.floating):
+        raise ValueError(
+            f"pixel_values must be normalised floating-point frames, not {pixel_values.dtype}; VideoProcessor makes "
+            "them from uint8 frames."
+        )
+    for name, side, patch in zip(("height", "width"), shape[2:4], config.patch_shape, strict=True):
+        if side < patch or side % patch:
+            raise ValueError(
+                f"pixel_values have {name} {side}, which patches of {patch} do not divide; resize or crop the frames."
+            )
+    if shape[1] == 0:
+        raise ValueError(f"pixel_values of shape {shape} hold no frames.")

@@ -1,0 +1,21 @@
+"""What a person can put right: one clear sentence each, saying what was wrong, where, and what to do."""
+
+
+class TimesformerError(ValueError):
+    """Input that can't be used. The commands print the message without a traceback and exit with 2."""
+
+
+class ConfigError(TimesformerError):
+    """A configuration that no model can have, or a config.json that can't be read."""
+
+
+class CheckpointError(TimesformerError):
+    """A checkpoint that is missing, damaged, or does not hold what the configuration asks for."""
+
+
+class VerificationError(Exception):
+    """Two models that should agree don't. The commands print the message without a traceback and exit with 1."""
+
+
+class VideoError(TimesformerError):
+    """A video, image sequence or array from which no clip can be made."""
