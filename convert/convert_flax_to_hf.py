@@ -8,7 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from timesformer_jax.cli import Loading, run_command
+from timesformer_jax.cli import run_command
+from timesformer_jax.options import Flag, Loading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +29,10 @@ class Arguments:
 
     source: tyro.conf.Positional[str]
     destination: tyro.conf.Positional[Path]
-    verify: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    verify: Flag = False
     video: Path | None = None
     max_shard_size: str = "5GB"
-    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    overwrite: Flag = False
     loading: Annotated[Loading, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Loading)
 
     def run(self) -> int:

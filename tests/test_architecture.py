@@ -20,8 +20,9 @@ LAYERS = (
     {"checkpoints"},
     {"pretrained", "processing", "model_card"},
     {"modeling"},
-    {"inference", "inspection", "sample", "verification"},
+    {"inference", "inspection", "sample", "verification", "options"},
     {"conversion"},
+    {"commands"},
     {"cli"},
 )
 LAYER_OF = {name: level for level, names in enumerate(LAYERS) for name in names}

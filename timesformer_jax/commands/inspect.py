@@ -1,0 +1,28 @@
+"""`timesformer inspect`: what a checkpoint is."""
+
+import dataclasses
+
+import tyro
+
+from ..options import Hub
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspect:
+    """Say what a checkpoint is, and what would fail, without loading its weights.
+
+    Attributes:
+        checkpoint: a file, a directory or a Hub id.
+        hub: how to reach the Hugging Face Hub.
+    """
+
+    checkpoint: tyro.conf.Positional[str]
+    hub: Hub = dataclasses.field(default_factory=Hub)
+
+    def run(self) -> int:
+        """Prints the report; exits with 2 when the checkpoint could not be loaded."""
+        from ..inspection import inspect_checkpoint
+
+        report = inspect_checkpoint(self.checkpoint, hub=self.hub.options())
+        print(report)
+        return 2 if report.problems else 0

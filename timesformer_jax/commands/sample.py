@@ -1,0 +1,36 @@
+"""`timesformer sample`: something to try the commands on."""
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+from ..options import Flag
+from ..progress import say, step
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Make something to try the commands on: a checkpoint with RANDOM weights, and a short video.
+
+    Attributes:
+        directory: where to; gets `checkpoint/` in Transformers' format and `video.mp4`.
+        preset: which published model's architecture.
+        seed: of the weights.
+        overwrite: replace an existing directory.
+    """
+
+    directory: tyro.conf.Positional[Path]
+    preset: str = "base-k400"
+    seed: int = 0
+    overwrite: Flag = False
+
+    def run(self) -> int:
+        """Writes both, and prints the command that uses them."""
+        from ..sample import write_sample
+
+        with step(f"making a checkpoint with random weights and a video in {self.directory}"):
+            checkpoint, video = write_sample(self.directory, self.preset, seed=self.seed, overwrite=self.overwrite)
+        say("The weights are random: the labels mean nothing, but are those that PyTorch would give. Try")
+        print(f"timesformer classify {video} --model {checkpoint}")
+        return 0
