@@ -6,6 +6,8 @@ import errno
 import gc
 import json
 import math
+import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,23 @@ def save_params(directory: Path, params: Mapping[str, Any]) -> None:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
             checkpointer.save(path, args=ocp.args.PyTreeSave(tree))
     except Exception as error:
+        _remove_for_good(path)
         raise OSError(errno.EIO, f"can't be written ({_reason(error)})", str(path)) from error
+
+
+def _remove_for_good(path: Path) -> None:
+    """Removes what a failed save of `path` has written, and what TensorStore's threads go on writing.
+
+    After the first error Orbax doesn't wait for them, and they make missing directories anew: what they write counts as
+    gone when it has not come back for a second.
+    """
+    absent = 0
+    while absent < 20:
+        leftovers = list(path.parent.glob(f"{path.name}*"))  # Orbax writes beside it, under a longer name
+        for leftover in leftovers:
+            shutil.rmtree(leftover, ignore_errors=True)
+        time.sleep(0.05)
+        absent = 0 if leftovers else absent + 1
 
 
 def load_params(directory: Path, config: TimesformerConfig, dtype: np.dtype | None = None) -> tuple[Params, bool]:
