@@ -1,0 +1,45 @@
+"""Attention of CLS and of a patch: what the model itself returns when all attentions are asked for."""
+
+import numpy as np
+import pytest
+from reference import ATTENTION_TYPES, run_flax
+from tiny_flax import BATCH, COLUMNS, HEADS, LAYERS, ROWS, clips, tiny_flax
+
+from timesformer_jax.attention_maps import attention_maps
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
+def test_maps_are_the_models_own_probabilities(attention_type: str) -> None:
+    model, params = tiny_flax(attention_type)
+    frames = 5
+    patch = (1, 2) if attention_type == "divided_space_time" else None
+    maps = attention_maps(model, params, clips(frames), patch=patch)
+    outputs = run_flax(model, params, clips(frames))
+    assert maps.space.shape == (LAYERS, BATCH, HEADS, frames, ROWS, COLUMNS)
+    for layer, attention in enumerate(outputs.attentions):
+        for t in range(frames):
+            for p in range(ROWS * COLUMNS):
+                if attention_type == "joint_space_time":
+                    expected = attention[:, :, 0, 1 + p * frames + t]
+                else:
+                    expected = attention[:, t, :, 0, 1 + p]
+                actual = maps.space[layer, :, :, t, p // COLUMNS, p % COLUMNS]
+                np.testing.assert_allclose(actual, expected, rtol=1e-11)
+    if patch is None:
+        assert maps.time is None
+        return
+    assert maps.time is not None
+    expected = np.stack(outputs.temporal_attentions)[:, :, 1 * COLUMNS + 2]
+    np.testing.assert_allclose(maps.time, expected, rtol=1e-11)
+
+
+def test_patches_that_are_not_there() -> None:
+    model, params = tiny_flax("divided_space_time", dtype=np.float32)
+    with pytest.raises(ValueError, match="rows count from 0 to 1, columns to 3"):
+        attention_maps(model, params, clips(), patch=(2, 0))
+    model, params = tiny_flax("space_only", dtype=np.float32)
+    with pytest.raises(ValueError, match="no step over time"):
+        attention_maps(model, params, clips(), patch=(0, 0))

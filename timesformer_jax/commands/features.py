@@ -1,0 +1,92 @@
+"""`timesformer features`: embeddings of many videos into one file."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ..errors import TimesformerError, VideoError
+from ..options import DTypeName, Flag, Loading, enable_x64
+from ..progress import counter, say, step
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Write the embeddings of many videos into one file.
+
+    A run that was killed goes on where it was when it is started again. Exits with 0 when every video was embedded, 1
+    when some could not be read, 2 when none could or the input is bad.
+
+    Attributes:
+        videos: video files, or directories of pictures.
+        model: a converted or Transformers directory, a weights file, or a Hub id.
+        out: the file to write: .safetensors, .npz or .parquet.
+        listing: a file that names further videos, one a line.
+        kinds: cls: one of the clip. frames: one of each frame. patches: one of each patch of each frame, 4.8 MB for a
+            video of a base model.
+        batch_size: videos that are computed together.
+        storage: type of the numbers in the file.
+        size: height and width of the frames in pixels, instead of the checkpoint's; may be a rectangle.
+        dtype: of the computation.
+        overwrite: replace an existing file.
+        loading: how the checkpoint is loaded.
+    """
+
+    videos: tyro.conf.Positional[tuple[Path, ...]]
+    model: str
+    out: Path
+    listing: Path | None = None
+    kinds: tuple[Literal["cls", "frames", "patches"], ...] = ("cls", "frames")
+    batch_size: int = 1
+    storage: Literal["float32", "float16"] = "float32"
+    size: tuple[int, int] | None = None
+    dtype: DTypeName = "float32"
+    overwrite: Flag = False
+    loading: Annotated[Loading, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Loading)
+
+    def run(self) -> int:
+        """Embeds the videos; a bad one is reported and listed in the file, and the others are embedded."""
+        from ..feature_files import require_writable
+
+        require_writable(self.out)
+        videos = [*self.videos, *self._listed()]
+        if not videos:
+            raise VideoError("no video is given; name at least one file or directory of pictures.")
+        enable_x64(self.dtype)
+        with step(f"loading {self.model}"):
+            from ..features import extract_features
+            from ..video_encoder import VideoEncoder
+
+            encoder = VideoEncoder.from_pretrained(
+                self.model, head=False, dtype=self.dtype, size=self.size, **self.loading.options()
+            )
+        with counter(len(videos), "embedding videos") as done:
+            report = extract_features(
+                encoder,
+                videos,
+                self.out,
+                kinds=self.kinds,
+                batch_size=self.batch_size,
+                storage=self.storage,
+                overwrite=self.overwrite,
+                done=done,
+                failed=lambda _, error: say(str(error)),
+            )
+        if report.resumed:
+            say(f"{report.resumed} videos were finished by an earlier run.")
+        if report.failures:
+            say(f"{len(report.failures)} of {len(videos)} videos could not be read.")
+        if report.file is None:
+            return 2
+        print(report.file)
+        return 1 if report.failures else 0
+
+    def _listed(self) -> list[Path]:
+        if self.listing is None:
+            return []
+        try:
+            lines = self.listing.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise TimesformerError(f"{self.listing} can't be read: {error}.") from None
+        return [Path(line.strip()) for line in lines if line.strip()]

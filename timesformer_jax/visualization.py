@@ -1,0 +1,170 @@
+"""Pictures of what a model attends to: attention maps, rollout and relevance over frames, and the embeddings.
+
+    patches, own = attention_rollout(model, params, pixel_values)
+    save_figure(overlay_figure(frames, patches[0], Scale.of(patches, "share of CLS"), "attention rollout"), path)
+
+Figures are matplotlib's, made without its global state; save them with `save_figure`, or show them in a notebook.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from .checkpoints.mapping import Params
+from .files import write_atomically
+from .layerwise import Model, backbone
+from .overlay import COLOURS, Scale, overlay
+
+_MOST_FRAMES = 8
+"""That one picture shows; of longer clips it shows so many, evenly spread."""
+
+_DOTS_PER_INCH = 120
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a PNG, whole or not at all."""
+    with write_atomically(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=_DOTS_PER_INCH)
+
+
+def overlay_figure(
+    frames: UInt8[np.ndarray, "t h w 3"], maps: Float[np.ndarray, "t rows columns"], scale: Scale, title: str
+) -> Figure:
+    """Frames above, and the same with their maps laid over them below, with the scale of the colours.
+
+    Args:
+        frames: of the clip, as the model sees them.
+        maps: a weight for each patch.
+        scale: of the colours.
+        title: of the picture.
+    """
+    shown = shown_frames(len(frames))
+    if len(shown) < len(frames):
+        title = f"{title} ({len(shown)} of {len(frames)} frames)"
+    height, width = 1.5, 1.5 * frames.shape[2] / frames.shape[1]
+    figure = _figure(max(width * len(shown) + 1.4, 5.0), 2 * height + 0.9, title)
+    axes: Any = figure.subplots(2, len(shown), squeeze=False)
+    for column, (index, laid_over) in enumerate(zip(shown, overlay(frames[shown], maps[shown], scale), strict=True)):
+        for row, picture in enumerate((frames[index], laid_over)):
+            axes[row, column].imshow(picture)
+            axes[row, column].set_axis_off()
+        axes[0, column].set_title(f"frame {index + 1}", fontsize=9)
+    _colour_bar(figure, axes, scale, COLOURS)
+    return figure
+
+
+def temporal_figure(
+    frames: UInt8[np.ndarray, "t h w 3"],
+    attention: Float[np.ndarray, "t t"],
+    patch: tuple[int, int],
+    patch_shape: tuple[int, int],
+    title: str,
+) -> Figure:
+    """What a patch attends to in time: a row for each frame that attends, a column for each that is attended to.
+
+    Args:
+        frames: of the clip, as the model sees them.
+        attention: probabilities; each row sums to one.
+        patch: row and column, counted from 0 at the top left.
+        patch_shape: (height, width) of a patch in pixels.
+        title: of the picture.
+    """
+    figure = _figure(10.5, 5.4, title)
+    halves: Any = figure.subfigures(1, 2, width_ratios=[1, 1.6])
+    left, right = halves
+    (top, y), (x, patch_width) = (
+        (patch[0] * patch_shape[0], patch_shape[0]),
+        (patch[1] * patch_shape[1], patch_shape[1]),
+    )
+    where: Any = left.subplots()
+    where.imshow(frames[0])
+    where.add_patch(Rectangle((x - 0.5, top - 0.5), patch_width, y, fill=False, edgecolor="cyan", linewidth=2))
+    where.set_title(f"patch in row {patch[0]}, column {patch[1]}", fontsize=9)
+    where.set_axis_off()
+
+    strip, matrix = right.subplots(2, 1, height_ratios=[1, 5], sharex=True)
+    # The patch with its neighbours: sixteen pixels alone tell a person little.
+    rows = slice(max(top - y, 0), top + 2 * y)
+    columns = slice(max(x - patch_width, 0), x + 2 * patch_width)
+    count = len(frames)
+    strip.imshow(np.concatenate(list(frames[:, rows, columns]), axis=1), aspect="auto", extent=(0.5, count + 0.5, 0, 1))
+    strip.set_yticks([])
+    strip.tick_params(bottom=False, labelbottom=False)
+    strip.set_title("the patch and its surroundings, over time", fontsize=9)
+    scale = Scale.of(attention, "attention probability")
+    edges = (0.5, count + 0.5, count + 0.5, 0.5)
+    matrix.imshow(attention, COLOURS, vmin=scale.lowest, vmax=scale.highest, aspect="auto", extent=edges)
+    ticks = shown_frames(count) + 1
+    matrix.set_xticks(ticks, [str(tick) for tick in ticks])
+    matrix.set_yticks(ticks, [str(tick) for tick in ticks])
+    matrix.set_xlabel("attended frame")
+    matrix.set_ylabel("attending frame")
+    _colour_bar(right, [strip, matrix], scale, COLOURS)
+    return figure
+
+
+def embedding_figure(model: Model, params: Params, title: str = "similarity of the embeddings") -> Figure:
+    """Cosine similarities: of each place's embedding to those of all places, and of each frame's to all frames'."""
+    embeddings = backbone(model, params)["embeddings"]
+    space = cosine_similarity(np.asarray(embeddings["position_embeddings"], np.float64)[1:])
+    rows, columns = model.config.grid
+    has_time = "time_embeddings" in embeddings
+    figure = _figure(12.5 if has_time else 7.0, 6.3, title)
+    axes: Any = figure.subplots(1, 1 + has_time, squeeze=False)[0]
+    # A small picture for each place, laid out as the places are, with a gap between them.
+    tiles = np.full((rows, rows + 1, columns, columns + 1), np.nan)
+    tiles[:, :rows, :, :columns] = space.reshape(rows, columns, rows, columns).transpose(0, 2, 1, 3)
+    picture = tiles.reshape(rows * (rows + 1), columns * (columns + 1))[:-1, :-1]
+    axes[0].set_facecolor("lightgray")
+    axes[0].imshow(picture, "RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    axes[0].set_xticks(*_ticks(columns, columns + 1, (columns - 1) / 2))
+    axes[0].set_yticks(*_ticks(rows, rows + 1, (rows - 1) / 2))
+    axes[0].set_xlabel("column of the patch")
+    axes[0].set_ylabel("row of the patch")
+    axes[0].set_title("space: each place's picture shows its similarity to all places", fontsize=9)
+    if has_time:
+        time = np.asarray(embeddings["time_embeddings"], np.float64)
+        axes[1].imshow(cosine_similarity(time), "RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+        axes[1].set_xticks(*_ticks(len(time), 1, 0.0, first=1))
+        axes[1].set_yticks(*_ticks(len(time), 1, 0.0, first=1))
+        axes[1].set_xlabel("frame")
+        axes[1].set_ylabel("frame")
+        axes[1].set_title("time" if time.any() else "time (all embeddings are zero)", fontsize=9)
+    _colour_bar(figure, axes, Scale(-1.0, 1.0, "cosine similarity"), "RdBu_r")
+    return figure
+
+
+def cosine_similarity(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:
+    """Of each vector with each; 0 where one is zero."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    return unit @ unit.T
+
+
+def shown_frames(count: int) -> np.ndarray:
+    """The frames of a clip that one picture shows: all, or so many evenly spread from the first to the last."""
+    return np.unique(np.round(np.linspace(0, count - 1, min(count, _MOST_FRAMES))).astype(int))
+
+
+def _ticks(count: int, step: int, offset: float, first: int = 0) -> tuple[list[float], list[str]]:
+    """Positions and labels of at most eight ticks."""
+    every = -(-count // 8)
+    numbers = range(0, count, every)
+    return [offset + step * number for number in numbers], [str(first + number) for number in numbers]
+
+
+def _figure(width: float, height: float, title: str) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title.replace("$", r"\$"), fontsize=11, wrap=True)  # dollars in a label begin no formula
+    return figure
+
+
+def _colour_bar(figure: Any, axes: Any, scale: Scale, colours: str) -> None:
+    mappable = ScalarMappable(Normalize(scale.lowest, scale.highest), colours)
+    figure.colorbar(mappable, ax=axes, label=scale.label, pad=0.02)
