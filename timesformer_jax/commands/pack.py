@@ -1,0 +1,48 @@
+"""`timesformer pack`: many small videos into few large files."""
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+from ..errors import DataError
+from ..progress import counter, say
+
+
+@dataclasses.dataclass(frozen=True)
+class Pack:
+    """Pack videos into ArrayRecord shards that training reads fast, also from network storage.
+
+    Stopped at any moment and started again, it goes on with the first shard that is not complete.
+
+    Attributes:
+        source: a list (path and label), a Something-Something JSON file, or a folder of class folders.
+        folder: where the shards and manifest.json go.
+        root: folder that the paths in a list are relative to; that of the list when not given.
+        classes: file of class names, one a line or JSON.
+        shards: number of files; one for each 500 videos when not given.
+        threads: shards that are written at the same time.
+    """
+
+    source: tyro.conf.Positional[str]
+    folder: tyro.conf.Positional[Path]
+    root: str | None = None
+    classes: str | None = None
+    shards: int | None = None
+    threads: int = 4
+
+    def run(self) -> int:
+        """Packs, and names what was left out. Exits with 0 also then."""
+        from ..training.packing import pack
+        from ..training.sources import read_videos
+
+        if self.threads < 1:
+            raise DataError(f"--threads must be 1 or more, not {self.threads}.")
+        videos = read_videos(self.source, root=self.root, classes=self.classes)
+        shards = -(-len(videos) // 500) if self.shards is None else self.shards
+        with counter(len(videos), "packing") as progress:
+            packing = pack(videos, self.folder, shards=shards, threads=self.threads, progress=progress)
+        for name in packing.left_out:
+            say(f"left out, as it can't be decoded: {name}")
+        say(f"{packing.videos} videos in {packing.shards} shards in {self.folder}; {len(packing.left_out)} left out.")
+        return 0

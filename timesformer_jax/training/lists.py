@@ -1,0 +1,140 @@
+"""Lists of videos as the data sets come with them: text, Something-Something's JSON, folders."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import DataError
+from . import storage
+
+VIDEO_SUFFIXES = {
+    *(".3gp", ".asf", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"),
+    *(".vob", ".webm", ".wmv"),
+}
+
+HEADINGS = {"label", "labels", "class", "category"}
+"""What the first line of a table calls its second column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A video in a list.
+
+    Attributes:
+        path: as listed.
+        label: class name or number, as listed.
+        where: for messages.
+    """
+
+    path: str
+    label: str
+    where: str
+
+
+def read_text_list(source: str, text: str) -> list[Entry]:
+    """A list with a path and a label on each line, between them a space, a tab or a comma (Kinetics).
+
+    A path or a name with spaces stands in quotes, double or single; before a class number it needs none.
+
+    Raises:
+        DataError: if the lines can't be taken apart.
+    """
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    separators = {",": _split(lines, ","), "\t": _split(lines, "\t"), " ": _split(lines, " ")}
+    fitting = [rows for rows in separators.values() if all(len(row) == 2 and all(row) for row in rows)]
+    # A path may contain the separator of another list; its labels would then be no numbers.
+    numbered = [rows for rows in fitting if all(row[1].isdecimal() for row in rows[1:])]
+    if not fitting:
+        # As many lines as possible fit one separator: the first that does not is the one to look at.
+        rows = max(separators.values(), key=lambda rows: sum(len(row) == 2 for row in rows))
+        number, line = next(lines[i] for i, row in enumerate(rows) if len(row) != 2 or not all(row))
+        raise DataError(
+            f"{source}, line {number} is no path and label: {line[:80]!r} (what has spaces or commas needs quotes)."
+        )
+    rows = (numbered or fitting)[0]
+    if rows and rows[0][1].lower() in HEADINGS:
+        lines, rows = lines[1:], rows[1:]
+    return [Entry(path, label, f"line {number}") for (number, _), (path, label) in zip(lines, rows, strict=True)]
+
+
+def _split(lines: Sequence[tuple[int, str]], separator: str) -> list[list[str]]:
+    rows: list[list[str]] = []
+    for _, line in lines:
+        quote = "'" if line[0] == "'" else '"'
+        try:
+            (row,) = csv.reader([line], delimiter=separator, quotechar=quote, skipinitialspace=True, strict=True)
+        except csv.Error:
+            row = [line]
+        row = [part.strip() for part in row if part.strip()] if separator != "," else [part.strip() for part in row]
+        if len(row) > 2 and row[-1].isdecimal() and line[0] != quote:
+            path, _, label = line.rpartition(separator)
+            row = [path.strip(), label]
+        rows.append(row)
+    return rows
+
+
+def read_something_something(source: str, text: str, root: str) -> tuple[list[Entry], str]:
+    """Something-Something V2's JSON: a list of {"id": "78687", "template": "Holding [something] next to ...", ...}.
+
+    The videos are `id`.webm (or another suffix), or folders of pictures called `id`.
+
+    Args:
+        source: what messages call the file.
+        text: its contents.
+        root: folder of the videos, or of the folder 20bn-something-something-v2 that holds them.
+
+    Returns:
+        The videos, with the templates' names as labels, and the folder that they are in.
+
+    Raises:
+        DataError: if it is something else.
+    """
+    try:
+        records = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{source} is no valid JSON ({error}).") from None
+    if not isinstance(records, list):
+        raise DataError(f"{source} is no list of videos, but a JSON object; is it the file of the classes?")
+    if storage.is_folder(storage.join(root, "20bn-something-something-v2")):
+        root = storage.join(root, "20bn-something-something-v2")
+    files = {name if folder else name.rpartition(".")[0]: name for name, folder in storage.list_folder(root)}
+    entries: list[Entry] = []
+    for number, record in enumerate(records, 1):
+        entries.append(_something_something_entry(source, number, record, files))
+    return entries, root
+
+
+def _something_something_entry(source: str, number: int, record: Any, files: dict[str, str]) -> Entry:
+    name, template = (record.get("id"), record.get("template")) if isinstance(record, dict) else (None, None)
+    if not isinstance(template, str) or not isinstance(name, str | int):
+        keys = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
+        raise DataError(f'{source}, video {number} has no "id" and "template" (it has: {keys}); test lists have none.')
+    label = template.replace("[", "").replace("]", "")
+    return Entry(files.get(str(name), f"{name}.webm"), label, f"video {number}")
+
+
+def read_class_folders(folder: str) -> list[Entry]:
+    """A folder with a folder for each class, which holds videos, or a folder of pictures for each video.
+
+    Raises:
+        DataError: if it holds something else.
+    """
+    classes = [name for name, is_a_folder in storage.list_folder(folder) if is_a_folder]
+    if not classes:
+        raise DataError(f"{folder} holds no folders: videos are expected in a folder for each class.")
+    entries: list[Entry] = []
+    for label in classes:
+        found = storage.list_folder(storage.join(folder, label))
+        videos = [name for name, is_a_folder in found if is_a_folder or storage.suffix(name) in VIDEO_SUFFIXES]
+        nested = [name for name, is_a_folder in found if is_a_folder]
+        if nested and not storage.picture_names(storage.join(folder, f"{label}/{nested[0]}")):
+            raise DataError(
+                f"{folder}/{label}/{nested[0]} holds no pictures; name the folder just above the class folders, which "
+                "hold the videos (files, or folders of pictures)."
+            )
+        entries += [Entry(f"{label}/{name}", label, f"folder {label}") for name in videos]
+    if not entries:
+        raise DataError(f"{folder} holds no videos in its {len(classes)} folders.")
+    return entries
