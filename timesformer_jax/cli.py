@@ -1,34 +1,69 @@
 """The `timesformer` command, and how all commands end: one sentence for an error, an exit code."""
 
+import dataclasses
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
 from .commands.classify import Classify
+from .commands.demo import Demo
+from .commands.evaluate import Evaluate
+from .commands.export import Export
+from .commands.features import Features
 from .commands.inspect import Inspect
+from .commands.motion import Motion
+from .commands.pack import Pack
 from .commands.sample import Sample
-from .errors import TimesformerError, VerificationError
+from .commands.summary import Summary
+from .commands.train import Train
+from .commands.visualize import Visualize
+from .compilation import enable_compilation_cache
+from .errors import TimesformerError, TrainingError, VerificationError
+from .options import Flag
 from .progress import say
 
-COMMANDS: dict[str, Any] = {"classify": Classify, "inspect": Inspect, "sample": Sample}
+COMMANDS: dict[str, Any] = {
+    "classify": Classify,
+    "demo": Demo,
+    "evaluate": Evaluate,
+    "export": Export,
+    "features": Features,
+    "inspect": Inspect,
+    "motion": Motion,
+    "pack": Pack,
+    "sample": Sample,
+    "summary": Summary,
+    "train": Train,
+    "visualize": Visualize,
+}
 
 
-def run_command(command: Callable[[], int]) -> int:
-    """Runs a command: whatever a person can put right ends in one sentence on standard error, and an exit code."""
+def run_command(command: Callable[[], int], *, cache: bool = True, cache_directory: Path | None = None) -> int:
+    """Runs a command: whatever a person can put right ends in one sentence on standard error, and an exit code.
+
+    Args:
+        command: returns the exit code.
+        cache: whether compiled programs are kept for the next run.
+        cache_directory: where; in the user's cache directory when not given.
+    """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports its progress there
+    logging.getLogger("huggingface_hub").propagate = False  # it prints its lines itself
+    if cache:
+        enable_compilation_cache(cache_directory)
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     try:
         return command()
     except TimesformerError as error:
         say(f"error: {error}")
         return 2
-    except VerificationError as error:
+    except (VerificationError, TrainingError) as error:
         say(f"error: {error}")
     except BrokenPipeError:  # whoever read the output, `head` for one, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -43,12 +78,32 @@ def run_command(command: Callable[[], int]) -> int:
     return 1
 
 
+if TYPE_CHECKING:
+    Command = Any
+else:  # tyro reads it: one of the classes, chosen by its name
+    Command = Union[tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items())]  # noqa: UP007
+
+
+@dataclasses.dataclass(frozen=True)
+class Timesformer:
+    """TimeSformer video classification in JAX.
+
+    Attributes:
+        command: what to do.
+        compilation_cache: directory where compiled programs are kept for the next run; timesformer_jax/compiled in the
+            user's cache directory when not given.
+        no_compilation_cache: compile everything anew.
+    """
+
+    command: Annotated[Command, tyro.conf.arg(name="")]
+    compilation_cache: Path | None = None
+    no_compilation_cache: Flag = False
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point of the `timesformer` command."""
-    command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, args=args, prog="timesformer", description="TimeSformer video classification in JAX."
-    )
-    return run_command(command.run)
+    given = tyro.cli(Timesformer, args=args, prog="timesformer", config=(tyro.conf.CascadeSubcommandArgs,))
+    return run_command(given.command.run, cache=not given.no_compilation_cache, cache_directory=given.compilation_cache)
 
 
 if __name__ == "__main__":

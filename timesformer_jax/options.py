@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 DTypeName = Literal["float32", "bfloat16", "float64"]
+WeightsName = Literal["float", "int8"]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """A switch that is off unless named."""
 
@@ -64,6 +65,8 @@ class Loading:
         channel_order: of the frames that an original checkpoint was trained on, where it does not tell.
         resize: how position embeddings are resized; bicubic for a ViT and nearest for a TimeSformer when not given.
         patch_order: how patches were flattened for a ViT whose patch embedding is a linear layer.
+        training_weights: of a training run: the moving average or the parameters of the last step; the average where
+            there is one when not given.
         config: fields of the configuration to change.
         hub: how to reach the Hugging Face Hub.
     """
@@ -72,13 +75,15 @@ class Loading:
     channel_order: Literal["rgb", "bgr"] | None = None
     resize: Literal["nearest", "bicubic"] | None = None
     patch_order: Literal["channels_first", "channels_last"] | None = None
+    training_weights: Literal["ema", "last"] | None = None
     config: ConfigChanges = dataclasses.field(default_factory=ConfigChanges)
     hub: Hub = dataclasses.field(default_factory=Hub)
 
     def options(self) -> dict[str, Any]:
         """Arguments of `load_checkpoint`."""
         fields = {name: value for name, value in dataclasses.asdict(self.config).items() if value is not None}
-        own = {name: getattr(self, name) for name in ("labels", "channel_order", "resize", "patch_order")}
+        names = ("labels", "channel_order", "resize", "patch_order", "training_weights")
+        own = {name: getattr(self, name) for name in names}
         return {**own, "hub": self.hub.options(), **fields}
 
 

@@ -1,16 +1,21 @@
 """`timesformer classify`: videos to labels."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from ..errors import TimesformerError, VideoError
-from ..options import DTypeName, Flag, Loading, enable_x64
-from ..progress import say, step, track
+from ..options import DTypeName, Flag, Loading, WeightsName, enable_x64
+from ..progress import counter, say
+
+if TYPE_CHECKING:
+    from ..inference import VideoClassifier
+    from ..predictions import Answer, LongAnswer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +28,13 @@ class Classify:
         videos: video files, or directories of pictures.
         model: a converted or Transformers directory, a weights file, or a Hub id.
         top_k: how many classes to show for each video.
+        clips: how many clips of each video, spread over it, whose logits are averaged.
+        windows: slide over each whole video: classes for every window, and of the mean of their logits.
+        overlap: share of a window that the next one covers again.
+        seconds: length of a window; that of the training's clips when not given.
         dtype: of the computation.
+        weights: int8 keeps them in a quarter of float32's memory.
+        batch_size: clips on the device together; 1 on a CPU and 8 elsewhere when not given.
         json: print one line of JSON for each video instead of a table.
         loading: how the checkpoint is loaded.
     """
@@ -31,50 +42,151 @@ class Classify:
     videos: tyro.conf.Positional[tuple[Path, ...]]
     model: str
     top_k: int = 5
+    clips: int = 1
+    windows: Flag = False
+    overlap: float | None = None
+    seconds: float | None = None
     dtype: DTypeName = "float32"
+    weights: WeightsName = "float"
+    batch_size: int | None = None
     json: Flag = False
     loading: Annotated[Loading, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Loading)
 
     def run(self) -> int:
-        """Classifies the videos one by one; a bad one is reported and the others are answered."""
-        if not self.videos:
-            raise VideoError("no video is given; name at least one file or directory of pictures.")
-        if self.top_k < 1:
-            raise TimesformerError(f"--top-k must be 1 or more, not {self.top_k}.")
+        """Classifies the videos one after the other; a bad one is reported and the others are answered."""
+        self._require_sense()
         enable_x64(self.dtype)
-        with step(f"loading {self.model}"):
-            from ..inference import VideoClassifier
+        say(f"loading {self.model} ...")
+        from ..inference import VideoClassifier
 
-            classify = VideoClassifier.from_pretrained(self.model, dtype=self.dtype, **self.loading.options())
-        say(f"looking at {classify.sampling}")
-        failures = 0
-        for video in track(self.videos, "classifying"):
-            try:
-                predictions = classify(video, top_k=self.top_k)
-            except VideoError as error:
-                failures += 1
-                say(str(error))
-                if self.json:
-                    print(json.dumps({"video": str(video), "error": str(error)}), flush=True)
-                continue
-            if self.json:
-                rows = [dataclasses.asdict(prediction) for prediction in predictions]
-                print(json.dumps({"video": str(video), "predictions": rows}), flush=True)
-            else:
-                print_predictions(str(video), predictions)
+        classify = VideoClassifier.from_pretrained(
+            self.model,
+            dtype=self.dtype,
+            weights=self.weights,
+            batch_size=self.batch_size,
+            wait=False,
+            **self.loading.options(),
+        )
+        failures = self._slide(classify) if self.windows else self._answer(classify)
         if failures:
             say(f"{failures} of {len(self.videos)} videos could not be read.")
         return 0 if failures == 0 else 2 if failures == len(self.videos) else 1
 
+    def _require_sense(self) -> None:
+        if not self.videos:
+            raise VideoError("no video is given; name at least one file or directory of pictures.")
+        for name in ("top_k", "clips", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise TimesformerError(f"--{name.replace('_', '-')} must be 1 or more, not {value}.")
+        if self.windows and self.clips > 1:
+            raise TimesformerError("--windows looks at the whole video; leave --clips away.")
+        if not self.windows and (self.overlap is not None or self.seconds is not None):
+            raise TimesformerError("--overlap and --seconds are for --windows.")
 
-def print_predictions(video: str, predictions: Sequence[Any]) -> None:
-    """Prints a table of the classes of one video."""
+    def _answer(self, classify: "VideoClassifier") -> int:
+        """Prints an answer for each video; returns how many could not be read."""
+        where = classify.sampling if self.clips == 1 else f"{self.clips} clips spread over each video"
+        say(f"looking at {where}")
+        failures = 0
+        with contextlib.ExitStack() as stack:
+            count = stack.enter_context(counter(len(self.videos), "classifying")) if len(self.videos) > 1 else None
+            for answer in classify.answers(self.videos, top_k=self.top_k, clips=self.clips):
+                if count is not None:
+                    count(1)
+                if answer.error is not None:
+                    failures += 1
+                    self._print_error(str(answer.video), answer.error)
+                elif self.json:
+                    print(json.dumps(_answer_fields(answer)), flush=True)
+                else:
+                    print(answer.video)
+                    print_predictions(answer.predictions)
+        return failures
+
+    def _slide(self, classify: "VideoClassifier") -> int:
+        """Prints the windows of each video; returns how many could not be read."""
+        failures = 0
+        for video in self.videos:
+            try:
+                with contextlib.ExitStack() as stack:
+                    answer = classify.windows(
+                        video,
+                        overlap=self.overlap or 0.0,
+                        seconds=self.seconds,
+                        top_k=self.top_k,
+                        progress=_counting(f"sliding over {video}", stack),
+                    )
+            except VideoError as error:
+                failures += 1
+                self._print_error(str(video), error)
+                continue
+            if self.json:
+                print(json.dumps({"video": str(video), **_long_fields(answer)}), flush=True)
+            else:
+                print(video)
+                print_windows(answer)
+                print("the whole video")
+                print_predictions(answer.predictions)
+        return failures
+
+    def _print_error(self, video: str, error: VideoError) -> None:
+        say(str(error))
+        if self.json:
+            print(json.dumps({"video": video, "error": str(error)}), flush=True)
+
+
+def _counting(description: str, stack: contextlib.ExitStack) -> Callable[[int, int], None]:
+    """A function of (done, total) that shows a bar from its first call until the stack is closed."""
+    counts: list[Callable[[int], None]] = []
+    before = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal before
+        if not counts:
+            counts.append(stack.enter_context(counter(total, description)))
+        counts[0](done - before)
+        before = done
+
+    return progress
+
+
+def _answer_fields(answer: "Answer") -> dict[str, Any]:
+    return {"video": str(answer.video), "predictions": [dataclasses.asdict(item) for item in answer.predictions]}
+
+
+def _long_fields(answer: "LongAnswer") -> dict[str, Any]:
+    windows = [
+        {
+            "start": round(window.start, 3),
+            "end": round(window.end, 3),
+            "predictions": [dataclasses.asdict(item) for item in window.predictions],
+        }
+        for window in answer.windows
+    ]
+    return {"predictions": [dataclasses.asdict(item) for item in answer.predictions], "windows": windows}
+
+
+def print_predictions(predictions: Sequence[Any]) -> None:
+    """Prints a table of classes."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    print(video)
     table = Table("label", "score", "logit")
     for prediction in predictions:
         table.add_row(escape(prediction.label), f"{prediction.score:.4f}", f"{prediction.logit:.4f}")
+    Console().print(table)
+
+
+def print_windows(answer: "LongAnswer") -> None:
+    """Prints a table of windows: times in seconds, the best class of each."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("from (s)", "to (s)", "label", "score")
+    for window in answer.windows:
+        best = window.predictions[0]
+        table.add_row(f"{window.start:.1f}", f"{window.end:.1f}", escape(best.label), f"{best.score:.4f}")
     Console().print(table)

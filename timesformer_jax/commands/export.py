@@ -1,0 +1,48 @@
+"""`timesformer export`: a classifier for use without this package."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ..options import Flag, Loading, WeightsName
+from ..progress import say, step
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a classifier as files that run without this package: a serialized jax.export function and its weights.
+
+    Attributes:
+        checkpoint: a converted or Transformers directory, a weights file, or a Hub id.
+        destination: the directory to make.
+        platforms: that it shall run on.
+        dtype: of the computation.
+        weights: int8 keeps them in a quarter of float32's memory.
+        overwrite: replace an earlier export.
+        loading: how the checkpoint is loaded.
+    """
+
+    checkpoint: tyro.conf.Positional[str]
+    destination: tyro.conf.Positional[Path]
+    platforms: tuple[Literal["cpu", "cuda", "rocm", "tpu"], ...] = ("cpu", "cuda", "tpu")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    weights: WeightsName = "float"
+    overwrite: Flag = False
+    loading: Annotated[Loading, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Loading)
+
+    def run(self) -> int:
+        """Exports, and prints the command that runs the result."""
+        from ..exporting import SCRIPT, export_classifier
+        from ..inference import VideoClassifier
+
+        with step(f"loading {self.checkpoint}"):
+            classify = VideoClassifier.from_pretrained(
+                self.checkpoint, dtype=self.dtype, weights=self.weights, **self.loading.options()
+            )
+        with step(f"exporting for {', '.join(self.platforms)}"):
+            size = export_classifier(classify, self.destination, platforms=self.platforms, overwrite=self.overwrite)
+        say(f"the function takes {size / 1e6:.1f} MB beside the weights; try it on a numpy file of uint8 clips with")
+        print(f"python {self.destination / SCRIPT} clips.npy")
+        return 0

@@ -1,0 +1,62 @@
+"""Compiling no more than needed: JAX's persistent cache for the commands, and few sizes of batches."""
+
+import os
+import sys
+from pathlib import Path
+
+LEAST_SECONDS = "0.1"
+"""What compiled sooner is not worth a file."""
+
+
+def enable_compilation_cache(directory: Path | None = None) -> Path | None:
+    """Lets JAX keep compiled programs on disk, so that the next process need not compile them.
+
+    Args:
+        directory: where; in the user's cache directory when not given. JAX's own environment variables then win:
+            JAX_COMPILATION_CACHE_DIR for another place, JAX_ENABLE_COMPILATION_CACHE=false for none.
+
+    Returns:
+        The directory; None where there is none that can be written to, or the environment decides.
+    """
+    if directory is None:
+        if "JAX_COMPILATION_CACHE_DIR" in os.environ or "JAX_ENABLE_COMPILATION_CACHE" in os.environ:
+            return None
+        directory = user_cache() / "timesformer_jax" / "compiled"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    if not os.access(directory, os.W_OK):
+        return None
+    settings = {
+        "jax_compilation_cache_dir": str(directory),
+        "jax_persistent_cache_min_compile_time_secs": LEAST_SECONDS,
+    }
+    if "jax" in sys.modules:
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", str(directory))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", float(LEAST_SECONDS))
+    else:  # it is not imported for this alone
+        os.environ.update({name.upper(): value for name, value in settings.items()})
+    return directory
+
+
+def user_cache() -> Path:
+    """Where programs keep what they can make again, as the XDG specification says."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        return Path(given) if Path(given).is_absolute() else Path.home() / ".cache"
+    except RuntimeError:  # there is no home
+        return Path("/nonexistent")
+
+
+def bucket(count: int, largest: int) -> int:
+    """The size of batch that `count` clips are padded to: a power of two, or the largest size itself.
+
+    Every size is compiled once, so there must be few of them.
+    """
+    size = 1
+    while size < min(count, largest):
+        size *= 2
+    return min(size, largest)
