@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any, get_args
 
@@ -16,11 +16,12 @@ from .hub import HubOptions
 from .huggingface import has_head, params_from_tensors, save_state_dict
 from .labels import read_labels
 from .mapping import Params
-from .native import load_params, save_params
+from .native import load_params, save_params, stored_head
 from .preprocessing import ChannelOrder, Preprocessing
 from .recognition import open_contents
 from .source import Source, locate
 from .tensors import warn_of_not_finite
+from .training_run import TrainingWeights, is_training_state, load_training_params
 from .vit import PatchOrder
 
 __all__ = [
@@ -28,12 +29,14 @@ __all__ = [
     "ChannelOrder",
     "Checkpoint",
     "HubOptions",
+    "OpenCheckpoint",
     "PatchOrder",
     "Preprocessing",
     "Resize",
     "Source",
     "load_checkpoint",
     "locate",
+    "open_checkpoint",
     "save_params",
     "save_state_dict",
 ]
@@ -63,7 +66,40 @@ class Checkpoint:
     channel_order: ChannelOrder | None = None
 
 
-def load_checkpoint(
+@dataclasses.dataclass(frozen=True)
+class OpenCheckpoint:
+    """A checkpoint whose weights are not read yet.
+
+    Attributes:
+        config: the model's, any overrides applied.
+        source: where it is.
+        preprocessing: as in `Checkpoint`.
+        channel_order: as in `Checkpoint`.
+        read: reads the weights; raises CheckpointError.
+    """
+
+    config: TimesformerConfig
+    source: Source
+    preprocessing: Preprocessing | None
+    channel_order: ChannelOrder | None
+    read: Callable[[], Checkpoint]
+
+
+def load_checkpoint(source: str | PathLike[str] | Source, **options: Any) -> Checkpoint:
+    """Reads a checkpoint of any kind into numpy arrays.
+
+    Args:
+        source: as for `open_checkpoint`, and so are all options.
+        **options: arguments of `open_checkpoint`.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged or not the model that its config describes.
+        ConfigError: its config, or an override, is impossible.
+    """
+    return open_checkpoint(source, **options).read()
+
+
+def open_checkpoint(
     source: str | PathLike[str] | Source,
     *,
     head: bool | None = None,
@@ -73,13 +109,14 @@ def load_checkpoint(
     channel_order: ChannelOrder | None = None,
     resize: Resize | None = None,
     patch_order: PatchOrder | None = None,
+    training_weights: TrainingWeights | None = None,
     **overrides: Any,
-) -> Checkpoint:
-    """Reads a checkpoint of any kind into numpy arrays.
+) -> OpenCheckpoint:
+    """Finds out what a checkpoint of any kind is, and reads its config but not its weights.
 
     Args:
-        source: a Transformers directory or weights file, a converted directory, a Hub id, an original .pyth file, or a
-            ViT to start from (Transformers' or timm's).
+        source: a Transformers directory or weights file, a converted directory, a Hub id, an original .pyth file, a
+            ViT to start from (Transformers' or timm's), a training run, or a checkpoint in one.
         head: whether parameters of the classifier (True) or of the bare model are wanted; None takes what is there, and
             a classifier where `num_labels` asks for one.
         dtype: of the arrays; None keeps the file's own.
@@ -89,6 +126,8 @@ def load_checkpoint(
         resize: how position embeddings are resized; None is "bicubic" for a ViT and "nearest", which the model itself
             does with its input, for a TimeSformer.
         patch_order: how patches were flattened for a ViT whose patch embedding is a linear layer.
+        training_weights: of a training run: the moving average ("ema") or the parameters of the last step ("last");
+            None takes the average where there is one.
         **overrides: fields of the config to change, or to tell where a file without a config does not. The weights are
             adapted, and the names of what is new, resized or dropped are logged as a warning.
 
@@ -100,20 +139,21 @@ def load_checkpoint(
         ("channel_order", channel_order, get_args(ChannelOrder)),
         ("resize", resize, get_args(Resize)),
         ("patch_order", patch_order, get_args(PatchOrder)),
+        ("training_weights", training_weights, get_args(TrainingWeights)),
     ):
         if value is not None and value not in known:
             raise ConfigError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
     found = source if isinstance(source, Source) else locate(source, hub)
     names = None if labels is None else read_labels(labels)
     contents: Contents | None = None
-    if found.weights == found.directory:
-        config = found.config()
-        params, source_head = load_params(found.weights, config, dtype)
+    is_training = is_training_state(found.weights)
+    if is_training:
+        config, source_head = found.config(), True
+    elif found.weights == found.directory:
+        config, source_head = found.config(), stored_head(found.weights)
     else:
         contents = open_contents(found, _with_classes(overrides, names), patch_order)
         config, source_head = contents.config, has_head(contents.tensors)
-        params, _ = params_from_tensors(found.weights, contents.tensors, config, dtype)
-    warn_of_not_finite(found.name, params)
 
     if not source_head:
         overrides = _with_classes(overrides, names)
@@ -131,13 +171,6 @@ def load_checkpoint(
         raise CheckpointError(f"{found.name} is a ViT without a classifier; give num_labels for a new one.")
 
     resize = resize or ("bicubic" if is_vit else "nearest")
-    params, changes = adapt(params, config, target, source_head=source_head, target_head=target_head, resize=resize)
-    if contents is not None:
-        changes.dropped += contents.dropped
-    if is_vit:
-        logger.warning("%s: a ViT, made a %s TimeSformer", found.name, target.attention_type)
-    if str(changes):
-        logger.warning("%s: %s", found.name, changes)
     preprocessing = None if contents is None else contents.preprocessing
     if preprocessing is not None:
         preprocessing = dataclasses.replace(
@@ -146,7 +179,25 @@ def load_checkpoint(
             channel_order=channel_order or preprocessing.channel_order,
             checkpoint=found.name,
         )
-    return Checkpoint(target, params, found, changes, preprocessing, channel_order)
+
+    def read() -> Checkpoint:
+        if is_training:
+            params = load_training_params(found.weights, config, dtype, training_weights)
+        elif contents is None:
+            params, _ = load_params(found.weights, config, dtype)
+        else:
+            params, _ = params_from_tensors(found.weights, contents.tensors, config, dtype)
+        warn_of_not_finite(found.name, params)
+        params, changes = adapt(params, config, target, source_head=source_head, target_head=target_head, resize=resize)
+        if contents is not None:
+            changes.dropped += contents.dropped
+        if is_vit:
+            logger.warning("%s: a ViT, made a %s TimeSformer", found.name, target.attention_type)
+        if str(changes):
+            logger.warning("%s: %s", found.name, changes)
+        return Checkpoint(target, params, found, changes, preprocessing, channel_order)
+
+    return OpenCheckpoint(target, found, preprocessing, channel_order, read)
 
 
 def _with_classes(overrides: Mapping[str, Any], names: Mapping[int, str] | None) -> dict[str, Any]:

@@ -43,6 +43,7 @@ def download(repo_id: str, options: HubOptions) -> Path:
             reached and the cache does not have it.
     """
     repository = _Repository(repo_id, options)
+    repository.notice_silence()
     directory = repository.fetch("config.json").parent
     # All files from one commit, whatever is pushed meanwhile.
     repository.pin(directory.name)
@@ -75,6 +76,23 @@ class _Repository:
 
         self.repo_id, self.options, self.revision = repo_id, options, options.revision
         self.offline = options.local_files_only or constants.HF_HUB_OFFLINE
+
+    def notice_silence(self) -> None:
+        """Goes offline where the cache would answer in place of a Hub that can't be reached: nobody would be told."""
+        from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+        name, revision, cache = "config.json", self.revision, self.options.cache_dir
+        try:
+            cached = try_to_load_from_cache(self.repo_id, name, cache_dir=cache, revision=revision)
+            if self.offline or not isinstance(cached, str):
+                return
+            address = hf_hub_url(self.repo_id, name, revision=revision)
+            get_hf_file_metadata(address, token=self.options.token, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        except (HfHubHTTPError, HFValidationError):
+            return  # an answer, if not a good one: the download says what it means
+        except Exception:  # noqa: BLE001  requests', httpx's or httpx2's errors, by the version of huggingface_hub
+            self.offline = True
 
     def pin(self, commit: str) -> None:
         """From now on all files come from this commit."""

@@ -3,7 +3,9 @@
 import errno
 import json
 import re
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from safetensors import SafetensorError
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError
-from .mapping import BACKBONE, Params, flat_names, get_leaf, mapping_table, set_leaf
+from .mapping import BACKBONE, Entry, Params, flat_names, get_leaf, mapping_table, set_leaf
 from .tensors import LazyTensor, empty_array
 
 WEIGHTS_FILES = (
@@ -23,6 +25,9 @@ WEIGHTS_FILES = (
     "pytorch_model.bin.index.json",
 )
 """Where Transformers keeps weights, in the order in which it looks for them."""
+
+_READERS = 2
+"""Threads that arrange tensors: each holds one of them."""
 
 FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -61,19 +66,27 @@ def params_from_tensors(
     """
     head = has_head(tensors)
     require_loadable(where, tensors, config)
-    params: Params = {}
-    for entry in mapping_table(config, head=head):
+    one_reader = threading.Lock()  # the readers of pickles and of the Hub's files are not made for several threads
+
+    def read(entry: Entry) -> np.ndarray | None:
         leaf: np.ndarray | None = None
         for layer, name in enumerate(entry.names):
-            tensor = tensors[name].read()
+            with one_reader:
+                tensor = tensors[name].read()
             if leaf is None:
                 leaf = empty_array((len(entry.names), *entry.flax_shape), dtype or tensor.dtype)
             elif dtype is None:
                 leaf = leaf.astype(_wider(leaf.dtype, tensor.dtype), copy=False)
             with np.errstate(over="ignore", invalid="ignore"):  # what a narrower type can't hold is counted and told
-                leaf[layer] = entry.to_flax(tensor)
-        if leaf is not None:
-            set_leaf(params, entry.path, leaf if entry.layers is not None else leaf[0])
+                entry.copy_to_flax(tensor, leaf[layer])
+        return leaf if leaf is None or entry.layers is not None else leaf[0]
+
+    params: Params = {}
+    table = mapping_table(config, head=head)
+    with ThreadPoolExecutor(_READERS) as pool:  # turning a matrix over takes longer than reading it
+        for entry, leaf in zip(table, pool.map(read, table), strict=True):
+            if leaf is not None:
+                set_leaf(params, entry.path, leaf)
     return params, head
 
 

@@ -8,7 +8,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,7 @@ def require_stored(path: Path, stored: Mapping[str, tuple[tuple[int, ...], str]]
     Raises:
         CheckpointError: they are not; all that is wrong is listed.
     """
-    head = any(name.startswith(f"{BACKBONE}/") for name in stored)
+    head = _is_headed(stored)
     require_exact(
         path,
         {name: shape for name, (shape, _) in stored.items()},
@@ -171,6 +171,19 @@ def require_stored(path: Path, stored: Mapping[str, tuple[tuple[int, ...], str]]
         [f"wrong type: {name} is {dtype}" for name, (_, dtype) in stored.items() if dtype not in FLOAT_DTYPES],
     )
     return head
+
+
+def stored_head(directory: Path) -> bool:
+    """Whether the parameters in `directory`/params are those of the classifier or of the bare model.
+
+    Raises:
+        CheckpointError: the files are damaged.
+    """
+    return _is_headed(stored_params(directory))
+
+
+def _is_headed(names: Iterable[str]) -> bool:
+    return any(name.startswith(f"{BACKBONE}/") for name in names)
 
 
 def _return_freed_memory() -> None:

@@ -15,6 +15,12 @@ _SIGNATURES = (
 )
 
 
+def may_be_pickle(path: Path) -> bool:
+    """Whether a file begins like those that torch writes: ZIP archives, or bare pickles before version 1.6."""
+    with path.open("rb") as file:
+        return file.read(4).startswith((b"PK\x03\x04", b"\x80"))
+
+
 def kind_of_file(path: Path) -> str:
     """A few words on a file, by its first bytes."""
     if not path.is_file():

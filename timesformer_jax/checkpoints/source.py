@@ -10,6 +10,10 @@ from ..errors import CheckpointError
 from .hub import PROCESSOR_FILES, HubOptions, download
 from .huggingface import WEIGHTS_FILES, find_weights
 from .native import PARAMS, is_converted
+from .training_run import find_training_state
+
+SHIPPED = Path(__file__).parents[1] / "models"
+"""The directory of the checkpoints that come with the package, such as motion-tiny."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +21,7 @@ class Source:
     """A checkpoint on this machine.
 
     Attributes:
-        weights: the weights file, the shard index, or a converted directory.
+        weights: the weights file, the shard index, a converted directory, or the state in a training checkpoint.
         directory: where config.json and the processor's settings are.
         name: what the user called it.
     """
@@ -43,7 +47,7 @@ class Source:
 
 
 def locate(source: str | PathLike[str], options: HubOptions | None = None) -> Source:
-    """Finds a checkpoint: a file, a directory, or a Hub id, which is downloaded.
+    """Finds a checkpoint: a file, a directory, one that comes with the package, or a Hub id, which is downloaded.
 
     Raises:
         CheckpointError: there is nothing of this name, or nothing in it that can be read.
@@ -55,13 +59,21 @@ def locate(source: str | PathLike[str], options: HubOptions | None = None) -> So
 
 
 def _locate(path: Path, name: str, options: HubOptions) -> Source:
+    if not path.exists() and re.fullmatch(r"[\w-]+", name) and (SHIPPED / name).is_dir():
+        path = SHIPPED / name
     if not path.exists():
         is_file_name = path.suffix in (".safetensors", ".bin", ".pyth", ".pth", ".pt")
-        if is_file_name or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
-            raise CheckpointError(f"{name} does not exist; give a checkpoint file, a directory or a Hub id.")
+        # Ids without an owner are those of the Hub's first models alone, of which none is a TimeSformer or a ViT.
+        if is_file_name or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+            raise CheckpointError(
+                f"{name} does not exist; give a checkpoint file, a directory or a Hub id of the form owner/name."
+            )
         path = download(name, options)
     if not path.is_dir():
         return Source(path, path.parent, name)
+    training = find_training_state(path)
+    if training is not None:
+        return Source(*training, name)
     weights = path if is_converted(path) else find_weights(path)
     if weights is None:
         raise CheckpointError(

@@ -7,6 +7,7 @@ import math
 import mmap
 import zipfile
 from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from ..errors import CheckpointError
 from ..files import is_lfs_pointer, read_json
 from .mapping import flat_names
-from .signatures import kind_of_file
+from .signatures import kind_of_file, may_be_pickle
 
 logger = logging.getLogger("timesformer_jax")
 
@@ -52,7 +53,9 @@ def empty_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 def warn_of_not_finite(where: str, params: Mapping[str, Any]) -> None:
     """Logs how many values of a tree of arrays are NaN or infinite, and where, if any are."""
-    counts = {name: _count_not_finite(leaf) for name, leaf in flat_names(params).items()}
+    leaves = flat_names(params)
+    with ThreadPoolExecutor(2) as pool:
+        counts = dict(zip(leaves, pool.map(_count_not_finite, leaves.values()), strict=True))
     found = [f"{name} ({count:,})" for name, count in counts.items() if count]
     if found:
         logger.warning("%s: %s weights are NaN or infinite: %s", where, f"{sum(counts.values()):,}", _listed(found))
@@ -175,6 +178,10 @@ def load_pickle(path: Path) -> Mapping[str, Any]:
     try:
         import torch
     except ImportError:
+        if not may_be_pickle(path):
+            raise CheckpointError(
+                f"{path} holds no weights ({kind_of_file(path)}); give a safetensors file, a .bin or a .pyth."
+            ) from None
         raise CheckpointError(
             f"{path} is a PyTorch pickle, which only torch can read; install it (pip install torch) or use a "
             "safetensors checkpoint."

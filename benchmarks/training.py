@@ -1,0 +1,155 @@
+"""Time and memory of a training step of the base model, beside Transformers with torch.optim.SGD.
+
+    python benchmarks/training.py [--rounds 3] [--clips 2]
+
+Each side is a process of its own, and they take their steps in turn: 2 clips, float32, SGD with Nesterov momentum and
+weight decay, after one step to warm up. Time is the median of the ratios of neighbouring steps; memory is the peak of
+the process over the steps, imports included.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+
+PRELUDE = """
+import sys, time
+clips = int(sys.argv[1])
+
+def serve(step):
+    step()  # to warm up
+    print("ready", flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        step()
+        print(time.perf_counter() - start, flush=True)
+    # Not getrusage: a child's ru_maxrss begins at what its parent had.
+    print(next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+TRANSFORMERS = (
+    PRELUDE
+    + """
+import torch, transformers
+torch.manual_seed(0)
+model = transformers.TimesformerForVideoClassification(transformers.TimesformerConfig(num_labels=400)).train()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.005, momentum=0.9, nesterov=True, weight_decay=1e-4)
+pixel_values = torch.randn(clips, 8, 3, 224, 224)
+labels = torch.arange(clips)
+
+def step():
+    optimizer.zero_grad()
+    loss = model(pixel_values, labels=labels).loss
+    loss.backward()
+    optimizer.step()
+    assert loss.isfinite()
+
+serve(step)
+"""
+)
+
+OURS = (
+    PRELUDE
+    + """
+import ctypes, gc
+import jax, jax.numpy as jnp, numpy as np
+from timesformer_jax import TimesformerConfig, TimesformerForVideoClassification, VideoProcessor
+from timesformer_jax.training.initial_model import abstract_params
+from timesformer_jax.training.optimizer import make_optimizer
+from timesformer_jax.training.recipe import TrainConfig
+from timesformer_jax.training.schedule import learning_rate_schedule
+from timesformer_jax.training.step import TrainState, make_train_step
+
+config = TimesformerConfig.preset("base-k400")
+recipe = TrainConfig(batch_size=clips)
+model = TimesformerForVideoClassification(config, remat=sys.argv[2])
+rate = learning_rate_schedule(recipe.schedule, recipe.optimizer.learning_rate, steps_per_epoch=100, total_steps=1500)
+optimizer = make_optimizer(recipe.optimizer, rate, num_layers=config.num_hidden_layers)
+params = abstract_params(config, jnp.float32)
+shapes = jax.eval_shape(lambda params: TrainState.create(params, optimizer, ema=False), params)
+batch = {
+    "frames": np.random.default_rng(0).integers(0, 256, (clips, 8, 224, 224, 3), dtype=np.uint8),
+    "labels": np.arange(clips, dtype=np.int32),
+}
+train_step = jax.jit(make_train_step(model, recipe, optimizer, rate, VideoProcessor()), donate_argnums=0)
+train_step = train_step.lower(shapes, batch).compile()
+gc.collect()
+ctypes.CDLL(None).malloc_trim(0)  # what the compiler leaves behind
+random = np.random.default_rng(0)
+params = jax.tree.map(lambda leaf: jnp.asarray(0.02 * random.standard_normal(leaf.shape, np.float32)), params)
+state = TrainState.create(params, optimizer, ema=False)
+del params
+
+def step():
+    global state
+    state, metrics = train_step(state, batch)
+    assert np.isfinite(metrics.loss)
+
+serve(step)
+"""
+)
+
+
+class Side:
+    """One of those compared, in a process that takes a step when it is told to."""
+
+    def __init__(self, program: str, *arguments: str) -> None:
+        """Starts the process."""
+        command = [sys.executable, "-W", "ignore", "-c", program, *arguments]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._answer() == "ready"
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        answer = self._process.stdout.readline().strip()
+        if not answer:
+            raise RuntimeError("a process ended before its time.")
+        return answer
+
+    def step(self) -> float:
+        """Seconds of one step."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("step\n")
+        self._process.stdin.flush()
+        return float(self._answer())
+
+    def peak(self) -> int:
+        """Ends the process; the most bytes it had."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        return int(self._answer())
+
+
+def main() -> None:
+    """Measures, and prints a table and a line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="steps of each side")
+    parser.add_argument("--clips", type=int, default=2)
+    parser.add_argument("--remat", nargs="+", default=["dots", "clips"], help="what to compare")
+    arguments = parser.parse_args()
+    clips = str(arguments.clips)
+    reference = Side(TRANSFORMERS, clips)
+    sides = {remat: Side(OURS, clips, remat) for remat in arguments.remat}
+    seconds: dict[str, list[float]] = {remat: [] for remat in ["transformers", *sides]}
+    for _ in range(arguments.rounds):
+        seconds["transformers"].append(reference.step())
+        for remat, side in sides.items():
+            seconds[remat].append(side.step())
+    peak = reference.peak()
+    print(f"{'':14}{'seconds':>9}{'GB':>7}{'times as fast':>15}{'of the memory':>15}")
+    print(f"{'transformers':14}{statistics.median(seconds['transformers']):9.1f}{peak / 1e9:7.2f}{1:15.2f}{1:15.2f}")
+    results: dict[str, object] = {"seconds": seconds, "transformers_bytes": peak}
+    for remat, side in sides.items():
+        pairs = zip(seconds["transformers"], seconds[remat], strict=True)
+        speed = statistics.median(one / other for one, other in pairs)
+        memory = side.peak()
+        results[remat] = {"speed": speed, "bytes": memory, "memory": memory / peak}
+        print(
+            f"{remat:14}{statistics.median(seconds[remat]):9.1f}{memory / 1e9:7.2f}{speed:15.2f}{memory / peak:15.2f}"
+        )
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""A training run from the first step to the export, in this process: what it writes, keeps, refuses and says."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from runs import recipe, videos
+
+from timesformer_jax import TimesformerForVideoClassification, VideoProcessor
+from timesformer_jax.checkpoints import load_checkpoint
+from timesformer_jax.conversion import convert_flax_to_hf
+from timesformer_jax.errors import CheckpointError, TrainingError
+from timesformer_jax.training import job
+from timesformer_jax.training.loop import TrainResult, train
+from timesformer_jax.training.metrics import read_lines
+from timesformer_jax.training.recipe import Checkpointing, Optimizer, Schedule
+from timesformer_jax.training.run_directory import RunDirectory, RunError
+
+__all__ = ["videos"]  # a fixture
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Equal programs are compiled once for all runs in this file."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def finished(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult, list[int]]:
+    run, seen = tmp_path_factory.mktemp("finished") / "run", []
+    result = train(recipe(videos), run, observer=lambda step, total, values: seen.append(step))
+    return run, result, seen
+
+
+def test_what_a_run_leaves_behind(finished: tuple[Path, TrainResult, list[int]], videos: Path) -> None:
+    run, result, seen = finished
+    assert (result.finished, result.step, seen) == (True, 12, list(range(1, 13)))
+    lines = read_lines(run / "metrics.jsonl")
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 13))
+    assert steps[0].keys() == {"step", "epoch", "loss", "accuracy", "gradient_norm", "learning_rate"}
+    assert steps[5]["epoch"] == 2.0  # 12 videos in batches of 4
+    assert [line["step"] for line in lines if "validation_accuracy" in line] == [9, 12]
+    performance = read_lines(run / "performance.jsonl")
+    assert [line["step"] for line in performance] == [3, 6, 9, 12]
+    assert performance[0].keys() == {"step", "step_time", "clips_per_second", "data_wait", "memory"}
+    assert all(line["memory"] > 1e6 and line["clips_per_second"] > 0 for line in performance)
+    (start,) = read_lines(run / "versions.jsonl")
+    assert start["step"] == 0
+    assert start["versions"]["jax"] == jax.__version__
+    config = json.loads((run / "train_config.json").read_text())
+    assert config["optimizer"]["kind"] == "adamw"
+    assert config["data"]["train"] == str(videos / "train")
+    kept = sorted(int(path.name) for path in (run / "checkpoints").iterdir())
+    assert set(kept) >= {9, 12} or set(kept) >= {8, 9, 12}
+
+
+def test_tensorboard_reads_the_events(finished: tuple[Path, TrainResult, list[int]]) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+
+    (file,) = (finished[0] / "tensorboard").iterdir()
+    content, events = file.read_bytes(), []
+    while content:  # TFRecord: length, its checksum, data, its checksum
+        length = int.from_bytes(content[:8], "little")
+        events.append(Event.FromString(content[12 : 12 + length]))
+        content = content[16 + length :]
+    found = {(event.step, value.tag) for event in events for value in event.summary.value}
+    assert {(step, "loss") for step in range(1, 13)} <= found
+    assert {(12, "step_time"), (12, "validation_accuracy")} <= found
+
+
+def test_transformers_loads_the_export(finished: tuple[Path, TrainResult, list[int]]) -> None:
+    _, result, _ = finished
+    model, loading = transformers.TimesformerForVideoClassification.from_pretrained(
+        result.export, output_loading_info=True
+    )
+    assert not any(loading.values())
+    assert model.config.id2label == {0: "class 0", 1: "class 1", 2: "class 2"}
+    pixels = np.random.default_rng(0).normal(size=(1, 3, 8, 8, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = model.eval()(torch.from_numpy(pixels.transpose(0, 1, 4, 2, 3))).logits.numpy()
+    found = result.model.apply({"params": result.params}, pixels).logits
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert VideoProcessor.from_pretrained(result.export) == result.processor
+
+
+def test_a_run_is_a_checkpoint(finished: tuple[Path, TrainResult, list[int]], tmp_path: Path) -> None:
+    run, result, _ = finished
+    average, last = (load_checkpoint(run, training_weights=weights).params for weights in ("ema", "last"))
+    jax.tree.map(np.testing.assert_array_equal, average, jax.device_get(result.params))
+    assert np.abs(average["classifier"]["kernel"] - last["classifier"]["kernel"]).max() > 1e-6
+    model, params = TimesformerForVideoClassification.from_pretrained(run)
+    assert model.config.id2label[1] == "class 1"
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(params), average)
+
+    convert_flax_to_hf(run, tmp_path / "average")
+    assert (tmp_path / "average" / "model.safetensors").read_bytes() == (
+        run / "export" / "model.safetensors"
+    ).read_bytes()
+    earlier = run / "checkpoints" / "9"
+    convert_flax_to_hf(earlier, tmp_path / "earlier", training_weights="last")
+    assert (tmp_path / "earlier" / "model.safetensors").read_bytes() != (
+        run / "export" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_finished_run_is_left_alone(finished: tuple[Path, TrainResult, list[int]], videos: Path) -> None:
+    run, result, _ = finished
+    before = (run / "metrics.jsonl").read_bytes()
+    again = train(recipe(videos), run)
+    assert (again.finished, again.step) == (True, 12)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(again.params), jax.device_get(result.params))
+    assert (run / "metrics.jsonl").read_bytes() == before
+    assert again.metrics["loss"] == result.metrics["loss"]
+
+
+def test_time_runs_out_and_the_run_goes_on(
+    finished: tuple[Path, TrainResult, list[int]], videos: Path, tmp_path: Path
+) -> None:
+    result = train(recipe(videos), tmp_path / "run", max_seconds=0)
+    assert (result.finished, result.step, result.export) == (False, 1, None)
+    with pytest.raises(RunError, match=r"optimizer.learning_rate is 0.5 here and 0.003 there"):
+        train(recipe(videos, optimizer=Optimizer(kind="adamw", learning_rate=0.5)), tmp_path / "run")
+    # What does not change the result may change.
+    data = dataclasses.replace(recipe(videos).data, prefetch=2)
+    result = train(recipe(videos, data=data), tmp_path / "run")
+    assert result.finished
+    for name in ("metrics.jsonl", "export/model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished[0] / name).read_bytes()
+
+
+def test_a_run_that_diverges(videos: Path, tmp_path: Path) -> None:
+    config = recipe(
+        videos,
+        optimizer=Optimizer(kind="sgd", learning_rate=1e30),
+        schedule=Schedule(kind="cosine", warmup_epochs=2, warmup_start=0),
+        checkpoints=Checkpointing(every=1),
+    )
+    with pytest.raises(TrainingError) as caught:
+        train(config, tmp_path / "run")
+    lines = [line for line in read_lines(tmp_path / "run" / "metrics.jsonl") if "loss" in line]
+    bad = lines[-1]["step"] + 1
+    kept = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept[-1] == bad - 1
+    assert f"at step {bad}, in the batch of the videos with the ids " in str(caught.value)
+    assert f"the checkpoint of step {bad - 1} in " in str(caught.value)
+    params = load_checkpoint(tmp_path / "run").params
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_directories_that_are_no_runs(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "holiday.txt").write_text("")
+    with pytest.raises(RunError, match="holds other things"):
+        train(recipe(videos), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} <= {"holiday.txt", ".lock"}
+    (tmp_path / "run").mkdir()
+    RunDirectory(tmp_path / "run").claim(recipe(videos))
+    with pytest.raises(CheckpointError, match="without a checkpoint"):
+        load_checkpoint(tmp_path / "run")
+
+
+def test_every_part_of_a_job_is_worked_out_from_the_recipe(videos: Path, tmp_path: Path) -> None:
+    made = job.make_job(recipe(videos, steps=None, epochs=2.5), RunDirectory(tmp_path / "run"))
+    assert (made.steps_per_epoch, made.total) == (3.0, round(2.5 * 3))

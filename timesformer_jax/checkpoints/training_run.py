@@ -1,0 +1,84 @@
+"""Parameters out of a training run: its directory, or one of the checkpoints in it.
+
+The layout is that of training/run_directory.py: `model/` says which model it is, `checkpoints/STEP/state` holds the
+state in Orbax, parameters and their moving average in it.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from ..config import TimesformerConfig
+from ..errors import CheckpointError
+from .mapping import Params, get_leaf, mapping_table, set_leaf
+
+TrainingWeights = Literal["ema", "last"]
+
+_STATE = "state"
+
+
+def find_training_state(path: Path) -> tuple[Path, Path] | None:
+    """The state and the model's directory of a run, or of one of its checkpoints; None for any other directory.
+
+    Raises:
+        CheckpointError: the run has no checkpoint yet.
+    """
+    if (path / "train_config.json").is_file():
+        names = [child.name for child in (path / "checkpoints").glob("*") if child.name.isdigit()]
+        if not names:
+            raise CheckpointError(f"{path} is a training run without a checkpoint; wait for its first one.")
+        return path / "checkpoints" / max(names, key=int) / _STATE, path / "model"
+    run = path.absolute().parent.parent
+    if (path / _STATE).is_dir() and (run / "train_config.json").is_file():
+        return path / _STATE, run / "model"
+    return None
+
+
+def is_training_state(path: Path) -> bool:
+    """Whether a path is what `find_training_state` finds."""
+    return path.name == _STATE and path.is_dir()
+
+
+def load_training_params(
+    state: Path, config: TimesformerConfig, dtype: np.dtype | None, weights: TrainingWeights | None
+) -> Params:
+    """Reads the parameters of a classifier into numpy arrays.
+
+    Args:
+        state: from `find_training_state`.
+        config: of the model.
+        dtype: of the arrays; None keeps the files' own.
+        weights: the moving average or the parameters of the last step; None takes the average where there is one.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or keeps no moving average.
+    """
+    import orbax.checkpoint as ocp
+
+    state = state.absolute()  # Orbax finds nothing at relative paths
+    template: Params = {}
+    for entry in mapping_table(config, head=True):
+        set_leaf(template, entry.path, 0)
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            tree: Any = checkpointer.metadata(state).item_metadata.tree
+            has_average = bool(jax.tree.leaves(tree.get("ema")))
+            if weights == "ema" and not has_average:
+                raise CheckpointError(f"{state.parent} keeps no moving average of the parameters (ema).")
+            key = "params" if weights == "last" or not has_average else "ema"
+            item = {key: template}
+            restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype), item)
+            args = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
+            restored = checkpointer.restore(state, args=args)[key]
+        for entry in mapping_table(config, head=True):
+            found = get_leaf(restored, entry.path)
+            if np.shape(found) != entry.shape or not isinstance(found, np.ndarray):
+                raise CheckpointError(f"{state.parent}: {'/'.join(entry.path)} is not that of the model beside it.")
+        return restored
+    except CheckpointError:
+        raise
+    except Exception as error:  # noqa: BLE001  Orbax and TensorStore raise many types on damaged files
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{state.parent} is not a readable training checkpoint ({reason}).") from None

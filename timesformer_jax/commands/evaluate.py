@@ -1,0 +1,72 @@
+"""`timesformer evaluate`: how good a checkpoint is."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ..distributed import ProcessOptions, is_first, joined, wait_for_all
+from ..options import DTypeName, Loading, enable_x64
+from ..sharding import MeshConfig
+from ..training.data import DataConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a checkpoint on videos, as the paper does: three crops of one clip, logits averaged.
+
+    Attributes:
+        checkpoint: a converted or Transformers directory, a weights file, a training run, or a Hub id.
+        data: the videos; --data.validation.
+        output: directory for predictions, table and confusion matrix; an evaluation that was stopped goes on from it.
+        clips: clips of each video, spread over it.
+        crops: crops of each clip: 1 in the centre, 3 along its long side.
+        position: where a single clip lies: at the start, as in the paper's code, or in the middle, as the paper says.
+        average: what is averaged over the views.
+        batch_size: videos in a batch, over all devices.
+        dtype: of the computation.
+        mesh: how the devices share the work.
+        processes: the processes of the job, where there are several.
+        loading: how the checkpoint is loaded.
+    """
+
+    checkpoint: tyro.conf.Positional[str]
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    output: Path | None = None
+    clips: int = 1
+    crops: int = 3
+    position: Literal["first", "middle"] = "first"
+    average: Literal["logits", "probabilities"] = "logits"
+    batch_size: int = 8
+    dtype: DTypeName = "float32"
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    processes: ProcessOptions = dataclasses.field(default_factory=ProcessOptions)
+    loading: Annotated[Loading, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Loading)
+
+    def run(self) -> int:
+        """Evaluates, and prints a table."""
+        enable_x64(self.dtype)
+        with joined(self.processes):
+            from ..training.evaluation_run import Views, evaluate
+
+            evaluation = evaluate(
+                self.checkpoint,
+                self.data,
+                views=Views(self.clips, self.crops, self.position, self.average),
+                batch_size=self.batch_size,
+                dtype=self.dtype,
+                mesh=self.mesh,
+                output=self.output,
+                **self.loading.options(),
+            )
+            wait_for_all("finished")
+            if not is_first():
+                return 0
+        print(f"videos               {evaluation.videos}")
+        if evaluation.undecodable:
+            print(f"undecodable          {evaluation.undecodable}")
+        print(f"top-1                {evaluation.top1:.2%}")
+        print(f"top-5                {evaluation.top5:.2%}")
+        print(f"mean class accuracy  {evaluation.mean_class_accuracy:.2%}")
+        return 0

@@ -1,0 +1,51 @@
+"""`timesformer train`: videos to a model."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from ..distributed import ProcessOptions, is_first, joined, wait_for_all
+from ..options import Flag, enable_x64
+from ..progress import say
+from ..training.recipe import PRESETS, TrainConfig
+from ..training.stopping import StopRequest
+
+if TYPE_CHECKING:
+    Preset = TrainConfig
+else:
+    Preset = tyro.extras.subcommand_type_from_defaults(PRESETS, prefix_names=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a model, or go on with a run that was stopped or killed: the same command does both.
+
+    Ctrl-C and SIGTERM save a checkpoint and end with 0.
+
+    Attributes:
+        config: the recipe.
+        output: directory of the run.
+        profile: write a trace of a few steps for xprof.
+        processes: the processes of the job, where there are several.
+    """
+
+    config: Annotated[Preset, tyro.conf.arg(name="")]
+    output: Path
+    profile: Flag = False
+    processes: ProcessOptions = dataclasses.field(default_factory=ProcessOptions)
+
+    def run(self) -> int:
+        """Trains until the last step, or until it is asked to stop."""
+        with StopRequest().listening() as stop:
+            enable_x64(self.config.model.dtype)
+            with joined(self.processes):
+                from ..training.loop import train
+
+                result = train(self.config, self.output, profile=self.profile, stop=stop)
+                wait_for_all("finished")
+                first = is_first()
+        if result.finished and first:
+            say(f"finished; the trained model is in {result.export}")
+        return 0

@@ -1,0 +1,1 @@
+"""Training and evaluation: videos in, a trained model and its accuracy out."""

@@ -1,0 +1,201 @@
+"""Checkpoints of a run: saved while it goes on, found again whatever happened, and never trusted blindly."""
+
+import contextlib
+import errno
+import logging
+import math
+import shutil
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jaxtyping import Array, UInt32
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from ..progress import say
+from .recipe import Checkpointing
+from .step import TrainState
+
+STATE, RUN = "state", "run"
+"""The two items of a checkpoint: the arrays, and what is written of them as JSON."""
+
+VALIDATION = "validation_accuracy"
+"""What the best checkpoint is the best by."""
+
+
+class Checkpoints:
+    """The checkpoints of a run directory."""
+
+    def __init__(self, directory: Path, options: Checkpointing) -> None:
+        """Opens the directory.
+
+        Args:
+            directory: made if needed.
+            options: how many to keep.
+        """
+        self._directory = directory.absolute()
+        self._options = options
+        self._manager: ocp.CheckpointManager | None = None
+
+    def restore(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest checkpoint that is sound: the state, and what `save` was given with it; None where there is none.
+
+        Damaged ones are moved aside, and said so. A checkpoint is sound if every array in it has the fingerprint that
+        it was saved with: TensorStore itself would not notice every flipped bit.
+
+        Args:
+            template: a state of shapes, types and shardings; those of the checkpoint may have been others.
+        """
+        for step in reversed(steps_in(self._directory)):
+            try:
+                with _silenced():
+                    state, run = self._read(self._directory / str(step), template)
+                    damaged = different(run["fingerprints"], fingerprints(state))
+                if not damaged:
+                    return state, run
+                reason = f"{damaged[0]} is not what was saved"
+            except Exception as error:  # noqa: BLE001  Orbax and TensorStore raise many types on damaged files
+                reason = _reason(error)
+            aside = self._set_aside(step)
+            say(f"the checkpoint of step {step} is damaged ({reason}); it was moved to {aside}")
+        return None
+
+    def _read(self, path: Path, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            args = ocp.args.Composite(**{STATE: ocp.args.StandardRestore(template), RUN: ocp.args.JsonRestore()})
+            restored = checkpointer.restore(path, args=args)
+        return restored[STATE], restored[RUN]
+
+    def _set_aside(self, step: int) -> Path:
+        aside = self._directory.parent / "damaged" / str(step)
+        if jax.process_index() == 0:
+            aside.parent.mkdir(exist_ok=True)
+            shutil.rmtree(aside, ignore_errors=True)
+            (self._directory / str(step)).rename(aside)
+        return aside
+
+    @property
+    def manager(self) -> ocp.CheckpointManager:
+        """Orbax's manager; made when first needed, after `restore` has moved damaged checkpoints out of its way."""
+        if self._manager is None:
+
+            def accuracy(metrics: Any) -> float:
+                return metrics.get(VALIDATION, -math.inf)  # of a damaged file
+
+            best = preservation_policy.BestN(get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False)
+            latest = preservation_policy.LatestN(self._options.keep)
+            self._manager = ocp.CheckpointManager(
+                self._directory,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=preservation_policy.AnyPreservationPolicy([best, latest]),
+                    best_fn=accuracy,  # else metrics would not be written
+                    cleanup_tmp_directories=True,
+                ),
+            )
+        return self._manager
+
+    def save(self, state: TrainState, run: Mapping[str, Any], validation: float | None) -> None:
+        """Begins to save a state; returns as soon as the next step may go on.
+
+        Args:
+            state: to save.
+            run: anything JSON holds, to be given back by `restore`.
+            validation: accuracy by which the best checkpoint is kept.
+
+        Raises:
+            OSError: this checkpoint, or the one before, can't be written.
+        """
+        step = int(state.step)
+        values = dict(run) | {"fingerprints": fingerprints(state)}
+        metrics = None if validation is None else {VALIDATION: validation}
+        with self._reported(step):
+            self.manager.save(
+                step,
+                args=ocp.args.Composite(**{STATE: ocp.args.StandardSave(state), RUN: ocp.args.JsonSave(values)}),
+                metrics=metrics,
+                force=True,
+            )
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the last checkpoint."""
+        return self.manager.latest_step()
+
+    def wait(self) -> None:
+        """Waits until everything is saved.
+
+        Raises:
+            OSError: the last checkpoint can't be written.
+        """
+        if self._manager is not None:
+            with self._reported(None):
+                self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Lets the manager go, without complaint about what could not be written."""
+        if self._manager is not None:
+            with contextlib.suppress(Exception):
+                self._manager.close()
+
+    @contextlib.contextmanager
+    def _reported(self, step: int | None) -> Generator[None]:
+        try:
+            yield
+        except Exception as error:
+            which = f"the checkpoint of step {step}" if step is not None else "the last checkpoint"
+            raise OSError(errno.EIO, f"{which} can't be written ({_reason(error)})", str(self._directory)) from error
+
+
+def steps_in(directory: Path) -> list[int]:
+    """The steps of which a directory holds complete checkpoints, in order."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit() and path.is_dir())
+
+
+def fingerprints(tree: Any) -> dict[str, int]:
+    """A number for each array of a tree that any single change in it changes, whatever devices it is spread over."""
+    named = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+    return {name: int(value) for name, value in jax.device_get(_fingerprints(named)).items()}
+
+
+@jax.jit
+def _fingerprints(leaves: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
+    return {name: _fingerprint(leaf) for name, leaf in leaves.items()}
+
+
+def _fingerprint(leaf: Array) -> UInt32[Array, ""]:
+    """The sum of all words, each times an odd number of its own, modulo 2**32: exact in any order."""
+    unsigned = {1: jnp.uint8, 2: jnp.uint16}.get(leaf.dtype.itemsize, jnp.uint32)
+    words = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+    weights = jnp.zeros((), jnp.uint32)
+    for axis, size in enumerate(words.shape):
+        position = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+        weights = weights * jnp.uint32(size) + position
+    return jnp.sum(words * (2 * weights + 1), dtype=jnp.uint32)
+
+
+def different(saved: Mapping[str, int], found: Mapping[str, int]) -> list[str]:
+    """The arrays whose fingerprints differ."""
+    return sorted(name for name in saved.keys() | found.keys() if saved.get(name) != found.get(name))
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, without the source locations and lists that TensorStore adds."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].split(" [", maxsplit=1)[0][:200]
+
+
+@contextlib.contextmanager
+def _silenced() -> Generator[None]:
+    """Keeps Orbax's own reports about a damaged checkpoint out of the log."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,122 @@
+"""The model that a run trains: made from its recipe, or taken up again from its directory."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from ..checkpoints import load_checkpoint
+from ..checkpoints.mapping import Params, mapping_table, set_leaf
+from ..config import TimesformerConfig
+from ..errors import ConfigError
+from ..files import write_atomically
+from ..inference import processor_for
+from ..modeling import TimesformerForVideoClassification
+from ..pretrained import require_x64
+from ..processing import VideoProcessor
+from .data import ClipShape
+from .recipe import ModelOptions
+from .run_directory import RunDirectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What training starts from.
+
+    Attributes:
+        model: the module.
+        processor: the preprocessing of its frames.
+        params: numpy arrays; None where a checkpoint of the run has them.
+    """
+
+    model: TimesformerForVideoClassification
+    processor: VideoProcessor
+    params: Params | None
+
+    @property
+    def clip(self) -> ClipShape:
+        """What its clips look like."""
+        config = self.model.config
+        if config.sampling_rate is None:
+            raise ConfigError(
+                "nothing says how many frames lie between two of a clip; give --model.sampling-rate (32, or segments)."
+            )
+        return ClipShape(config.num_frames, *config.image_shape, config.sampling_rate)
+
+
+def param_dtype(options: ModelOptions) -> DTypeLike:
+    """The type of parameters, optimizer state and loss."""
+    return jnp.float64 if options.dtype == "float64" else jnp.float32
+
+
+def start_from_recipe(options: ModelOptions, classes: Sequence[str], seed: int) -> Start:
+    """The model of a recipe before its first step.
+
+    Raises:
+        CheckpointError: the checkpoint can't be loaded.
+        ConfigError: the recipe asks for an impossible model.
+    """
+    require_x64(options.dtype)
+    overrides = options.overrides() | {"id2label": dict(enumerate(classes))}
+    dtype = np.dtype(jnp.dtype(param_dtype(options)))
+    if options.checkpoint is not None:
+        checkpoint = load_checkpoint(options.checkpoint, head=True, dtype=dtype, **overrides)
+        return Start(make_model(checkpoint.config, options), processor_for(checkpoint), checkpoint.params)
+    config = TimesformerConfig.preset(options.architecture, **overrides)
+    model = make_model(config, options)
+    height, width = config.image_shape
+    processor = VideoProcessor(size=min(height, width), crop_size=(height, width))
+    shape = (1, config.num_frames, height, width, config.num_channels)
+    init = jax.jit(model.init)
+    params: Any = init(jax.random.key(seed), jnp.zeros(shape, jnp.float32))["params"]
+    params = _randomize_time(jax.device_get(params), options.time_initializer_range, seed)
+    return Start(model, processor, params)
+
+
+def _randomize_time(params: Params, deviation: float, seed: int) -> Params:
+    """Random values where the model has zeros that keep it blind to the order of frames."""
+
+    def draw(path: Any, leaf: np.ndarray) -> np.ndarray:
+        names = [str(key.key) for key in path]
+        if deviation and (names[-1] == "time_embeddings" or names[-2:] == ["temporal_dense", "kernel"]):
+            rng = np.random.default_rng([seed, len(names)])
+            return rng.normal(0, deviation, leaf.shape).astype(leaf.dtype)
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(draw, params)
+
+
+def start_from_directory(run: RunDirectory, options: ModelOptions) -> Start | None:
+    """The model of a run that was started before, without parameters; None for a new run."""
+    file = run.model / "config.json"
+    if not file.exists():
+        return None
+    require_x64(options.dtype)
+    model = make_model(TimesformerConfig.from_json_file(file), options)
+    return Start(model, VideoProcessor.from_pretrained(run.model), None)
+
+
+def save_start(run: RunDirectory, start: Start) -> None:
+    """Writes down which model a run trains."""
+    with write_atomically(run.model) as temporary:
+        temporary.mkdir()
+        start.model.config.save_json_file(temporary / "config.json")
+        start.processor.save_pretrained(temporary)
+
+
+def make_model(config: TimesformerConfig, options: ModelOptions) -> TimesformerForVideoClassification:
+    """The module that computes as the options say."""
+    dtype = jnp.dtype(options.dtype)
+    return TimesformerForVideoClassification(config, dtype=dtype, param_dtype=param_dtype(options), remat=options.remat)
+
+
+def abstract_params(config: TimesformerConfig, dtype: DTypeLike) -> Params:
+    """Shapes and types of the parameters."""
+    params: Params = {}
+    for entry in mapping_table(config, head=True):
+        set_leaf(params, entry.path, jax.ShapeDtypeStruct(entry.shape, jnp.dtype(dtype)))
+    return params

@@ -1,0 +1,171 @@
+"""A run made ready: its recipe, model, step and place on the devices, worked out once before the loop begins."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from ..checkpoints.mapping import Params
+from ..distributed import is_first, wait_for_all
+from ..errors import DataError
+from ..progress import step as shown_step
+from ..sharding import BatchPlace, batch_share, clip_sharding, global_batch, make_mesh, shardings_of, use_mesh
+from .data import class_names, evaluation_clips, training_batches
+from .evaluate import Evaluation, Predict, evaluate_params, make_predict
+from .initial_model import Start, abstract_params, save_start, start_from_directory, start_from_recipe
+from .optimizer import make_optimizer
+from .recipe import TrainConfig, total_steps
+from .run_directory import RunDirectory
+from .schedule import learning_rate_schedule
+from .step import Batch, StepMetrics, TrainState, make_train_step
+from .training_batches import TrainingBatches
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What the loop works with.
+
+    Attributes:
+        config: the recipe.
+        run: the directory.
+        classes: names of the classes.
+        start: model and preprocessing.
+        mesh: the devices.
+        optimizer: of the recipe.
+        steps_per_epoch: of the optimizer; need not be whole.
+        total: steps in all.
+        step: the pure function that takes one step.
+        predict: see `make_predict`.
+    """
+
+    config: TrainConfig
+    run: RunDirectory
+    classes: tuple[str, ...]
+    start: Start
+    mesh: Mesh
+    optimizer: optax.GradientTransformation
+    steps_per_epoch: float
+    total: int
+    step: TrainStep
+    predict: Predict
+
+    @property
+    def template(self) -> TrainState:
+        """Shapes, types and places of the state."""
+        dtype = self.start.model.param_dtype
+        abstract = jax.eval_shape(self._create, abstract_params(self.start.model.config, dtype))
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            abstract,
+            shardings_of(abstract, self.mesh),
+        )
+
+    def compiled_step(self) -> TrainStep:
+        """The step, compiled for the devices; takes the state's memory, and global batches.
+
+        Compiled from shapes, not from the first arrays that come along: those of a new run and those that a checkpoint
+        is restored to would give two programs, whose results differ in the last bits.
+        """
+        clip, size, template = self.start.clip, self.config.batch_size, self.template
+        shapes = {
+            "frames": ((size, clip.num_frames, clip.height, clip.width, 3), np.uint8),
+            "labels": ((size,), np.int32),
+        }
+        batch = {
+            name: jax.ShapeDtypeStruct(shape, dtype, sharding=clip_sharding(self.mesh, shape))
+            for name, (shape, dtype) in shapes.items()
+        }
+        places = (jax.tree.map(lambda leaf: leaf.sharding, template), None)
+        with use_mesh(self.mesh), shown_step("compiling the training step"):
+            return jax.jit(self.step, donate_argnums=0, out_shardings=places).lower(template, batch).compile()
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step."""
+        params = self.start.params
+        if params is None:  # an earlier process got no further than to write down the model
+            params = start_from_recipe(self.config.model, self.classes, self.config.seed).params
+        placed = jax.device_put(params, shardings_of(params, self.mesh))
+        create = jax.jit(self._create, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, self.template))
+        return create(placed)
+
+    def _create(self, params: Params) -> TrainState:
+        return TrainState.create(params, self.optimizer, ema=self.config.optimizer.ema_decay is not None)
+
+    def open_batches(self, step: int) -> TrainingBatches:
+        """This process's part of the batches from a step on."""
+        return open_batches(self.config, self.run, self.start, self.mesh, step)
+
+    def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """A batch on the devices."""
+        wanted = {name: batch[name] for name in ("frames", "labels")}
+        return global_batch(wanted, self.mesh, self.config.batch_size)
+
+    def validate(self, params: Params) -> Evaluation:
+        """The middle view of each validation video."""
+        size = self.config.batch_size // self.config.accumulation
+        index, count = batch_share(self.mesh, size)
+        clips = evaluation_clips(
+            self.config.data,
+            clip=self.start.clip,
+            batch_size=size,
+            clips=1,
+            crops=1,
+            position="middle",
+            process_index=index,
+            process_count=count,
+        )
+        try:
+            with use_mesh(self.mesh):
+                return evaluate_params(self.predict, params, clips, self.classes, BatchPlace(self.mesh, size))
+        finally:
+            clips.close()
+
+
+def open_batches(config: TrainConfig, run: RunDirectory, start: Start, mesh: Mesh, step: int) -> TrainingBatches:
+    """Batches of the training videos from a step on."""
+    index, count = batch_share(mesh, config.batch_size)
+    return training_batches(
+        config.data,
+        clip=start.clip,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        bad_list=run.bad_videos,
+        start_step=step,
+        process_index=index,
+        process_count=count,
+    )
+
+
+def make_job(config: TrainConfig, run: RunDirectory) -> Job:
+    """Works out a run.
+
+    Raises:
+        DataError: the videos can't be used.
+        CheckpointError: the checkpoint to start from can't be loaded.
+        ConfigError: the recipe asks for what can't be.
+    """
+    if config.data.train is None:
+        raise DataError("there are no training videos; give --data.train.")
+    classes = class_names(config.data)
+    start = start_from_directory(run, config.model)
+    wait_for_all("looked for the model")  # before it is written
+    if start is None:
+        with shown_step("making the model"):
+            start = start_from_recipe(config.model, classes, config.seed)
+        if is_first():
+            save_start(run, start)
+    mesh = make_mesh(config.mesh)
+    steps_per_epoch = open_batches(config, run, start, mesh, 0).steps_per_epoch
+    total = total_steps(config, steps_per_epoch)
+    learning_rate = learning_rate_schedule(
+        config.schedule, config.optimizer.learning_rate, steps_per_epoch=steps_per_epoch, total_steps=total
+    )
+    optimizer = make_optimizer(config.optimizer, learning_rate, num_layers=start.model.config.num_hidden_layers)
+    step = make_train_step(start.model, config, optimizer, learning_rate, start.processor)
+    predict = make_predict(start.model, start.processor)
+    return Job(config, run, classes, start, mesh, optimizer, steps_per_epoch, total, step, predict)

@@ -1,0 +1,245 @@
+"""The training loop: `train(config, directory)` starts a run, or goes on with it, whatever happened to it before."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..checkpoints.mapping import Params
+from ..distributed import announce, is_first, wait_for_all
+from ..errors import TrainingError
+from ..modeling import TimesformerForVideoClassification
+from ..processing import VideoProcessor
+from ..progress import step as shown_step
+from ..sharding import whole
+from .checkpointing import VALIDATION, Checkpoints
+from .display import Display, Observer
+from .job import Job, make_job
+from .metrics import MetricsWriter, read_lines
+from .performance import Clock, Profiler
+from .recipe import TrainConfig
+from .run_directory import RunDirectory
+from .step import StepMetrics, TrainState
+from .stopping import StopRequest
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What came of a run so far.
+
+    Attributes:
+        finished: whether the last step was taken; False after a request to stop.
+        step: steps taken.
+        metrics: of the last step and the last validation.
+        model: the module.
+        params: the trained parameters; the moving average where the recipe keeps one.
+        processor: the preprocessing of its frames.
+        export: the directory that Transformers loads; None while the run is not finished.
+    """
+
+    finished: bool
+    step: int
+    metrics: dict[str, float]
+    model: TimesformerForVideoClassification
+    params: Params = dataclasses.field(repr=False)
+    processor: VideoProcessor
+    export: Path | None
+
+
+def train(
+    config: TrainConfig,
+    directory: str | PathLike[str],
+    *,
+    observer: Observer | None = None,
+    max_seconds: float | None = None,
+    profile: bool = False,
+    stop: StopRequest | None = None,
+) -> TrainResult:
+    """Trains a model as a recipe says, or goes on where an earlier call stopped or was killed.
+
+    Args:
+        config: the recipe.
+        directory: of the run (see run_directory.py).
+        observer: told of every step, instead of a bar or lines on standard error.
+        max_seconds: save and return when so much time has passed since the call.
+        profile: write a trace of a few steps for xprof.
+        stop: asks the loop to save and return; for callers that listen to signals before they call this.
+
+    Raises:
+        RunError: the directory belongs to another run.
+        DataError: the videos can't be used.
+        CheckpointError: the checkpoint to start from can't be loaded.
+        TrainingError: the loss is no longer finite.
+        OSError: a checkpoint can't be written.
+    """
+    stop = stop or StopRequest()
+    deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
+    run = RunDirectory(Path(directory).expanduser().absolute())
+    with contextlib.ExitStack() as held:
+        held.enter_context(stop.listening())
+        if is_first():
+            held.enter_context(run.locked())
+            run.claim(config)
+        wait_for_all("claimed the run")
+        job = make_job(config, run)
+        checkpoints = Checkpoints(run.checkpoints, config.checkpoints)
+        try:
+            state, metrics = _steps(job, checkpoints, stop, observer, deadline, profile)
+            checkpoints.wait()
+        finally:
+            checkpoints.close()
+        finished = int(state.step) == job.total
+        if finished:
+            _export(job, state)
+        return TrainResult(
+            finished=finished,
+            step=int(state.step),
+            metrics=metrics,
+            model=job.start.model,
+            params=state.trained,
+            processor=job.start.processor,
+            export=run.export if finished else None,
+        )
+
+
+def _steps(
+    job: Job,
+    checkpoints: Checkpoints,
+    stop: StopRequest,
+    observer: Observer | None,
+    deadline: float,
+    profile: bool,
+) -> tuple[TrainState, dict[str, float]]:
+    """Takes the steps that are left; the state after them is saved, or being saved."""
+    config, run = job.config, job.run
+    state, saved = _restore(job, checkpoints)
+    step = int(state.step)
+    recent: dict[str, float] = {}
+    if step >= job.total:
+        for line in read_lines(run.metrics) if run.metrics.exists() else []:
+            recent |= {name: value for name, value in line.items() if name not in ("step", "epoch")}
+        return state, recent
+
+    train_step = job.compiled_step()
+    writer = None
+    if is_first():
+        run.record_start(step)
+        writer = MetricsWriter(run, step)
+    clock = Clock(config.batch_size)
+    profiler = Profiler(run.profile if profile else None, step + 3)
+    batches = job.open_batches(step)
+    if saved is not None:
+        batches.set_state(saved["data"])
+    display = Display("training", job.total, step, config.log_every) if observer is None and is_first() else None
+    ending = False
+    try:
+        if display is not None:
+            display.start()
+        batch = next(batches)
+        while not ending:
+            profiler.before(step)
+            state, metrics = train_step(state, job.place(batch))
+            # While the devices work on this step, the next batch is made ready.
+            ids = batch["ids"]
+            step += 1
+            if step < job.total:
+                with clock.waiting():
+                    batch = next(batches)
+            values = _values(metrics)
+            _require_finite(job, checkpoints, step, values, ids)
+            if writer is not None:
+                writer.metrics(step, {"epoch": step / job.steps_per_epoch, **values})
+            recent |= values
+            clock.tick()
+            if step % config.log_every == 0 and writer is not None:
+                writer.performance(step, clock.report())
+
+            ending = step == job.total or stop.agreed(step) or time.monotonic() >= deadline
+            validation = None
+            if _due(step, config.checkpoints.validate_every * job.steps_per_epoch, job) and config.data.validation:
+                validation = _validate(job, state, writer, step)
+                recent |= validation
+            if ending or validation is not None or _due(step, _interval(job), job):
+                data = batches.get_state() | {"step": step}  # the next batch is out of it already
+                checkpoints.save(state, {"data": data}, (validation or {}).get(VALIDATION))
+                if validation is not None:
+                    clock.restart()
+            if observer is not None:
+                observer(step, job.total, dict(recent))
+            if display is not None:
+                display.update(step, _status(recent))
+    finally:
+        profiler.stop()
+        if display is not None:
+            display.stop()
+        batches.close()
+        if writer is not None:
+            writer.close()
+    if step < job.total:
+        checkpoints.wait()
+        announce(f"stopped after step {step} of {job.total}; the same command goes on from there")
+    return state, recent
+
+
+def _restore(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any] | None]:
+    restored = checkpoints.restore(job.template)
+    if restored is None:
+        return job.initial_state(), None
+    state, saved = restored
+    announce(f"going on after step {int(state.step)} of {job.total}")
+    return state, saved
+
+
+def _interval(job: Job) -> float:
+    return job.config.checkpoints.every or job.steps_per_epoch
+
+
+def _due(step: int, interval: float, job: Job) -> bool:
+    """Whether a multiple of an interval, which need not be whole, falls into this step; so it does in the last."""
+    return step == job.total or math.floor(step / interval) > math.floor((step - 1) / interval)
+
+
+def _values(metrics: StepMetrics) -> dict[str, float]:
+    return {name: float(value) for name, value in dataclasses.asdict(jax.device_get(metrics)).items()}
+
+
+def _require_finite(
+    job: Job, checkpoints: Checkpoints, step: int, values: dict[str, float], ids: np.ndarray[Any, Any]
+) -> None:
+    """Stops a run that has diverged before its state is saved."""
+    bad = [name for name in ("loss", "gradient_norm") if not math.isfinite(values[name])]
+    if not bad:
+        return
+    checkpoints.wait()
+    last = checkpoints.latest
+    kept = "there is no checkpoint yet" if last is None else f"the checkpoint of step {last} in {job.run.path} is kept"
+    raise TrainingError(
+        f"the {bad[0].replace('_', ' ')} is {values[bad[0]]} at step {step}, in the batch of the videos with the ids "
+        f"{', '.join(map(str, ids.tolist()))}; {kept}; a lower learning rate or optimizer.clip_norm may help."
+    )
+
+
+def _validate(job: Job, state: TrainState, writer: MetricsWriter | None, step: int) -> dict[str, float]:
+    evaluation = job.validate(state.trained)
+    values = {VALIDATION: evaluation.top1, "validation_top5": evaluation.top5}
+    if writer is not None:
+        writer.metrics(step, values)
+    announce(f"validation after step {step}: {evaluation.top1:.2%} of {evaluation.videos} videos right")
+    return values
+
+
+def _status(values: dict[str, float]) -> str:
+    return f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.2f}  rate {values['learning_rate']:.2g}"
+
+
+def _export(job: Job, state: TrainState) -> None:
+    params = whole(state.trained, job.mesh)
+    if is_first() and not job.run.export.exists():
+        with shown_step(f"writing {job.run.export}"):
+            job.start.model.save_pretrained(job.run.export, params, processor=job.start.processor)

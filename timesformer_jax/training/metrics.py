@@ -1,0 +1,102 @@
+"""What a run writes down while it goes: JSON lines, and events for TensorBoard."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from ..files import write_atomically
+from .run_directory import RunDirectory
+
+
+class MetricsWriter:
+    """Writes metrics.jsonl, performance.jsonl and the event files of a run.
+
+    metrics.jsonl depends on nothing but the recipe and the devices: a run that was killed and started again ends with
+    the same file, byte for byte, as one that was not. What a clock or the machine has a say in goes to
+    performance.jsonl.
+
+    Lines reach the operating system one by one, so that those of every step before a checkpoint outlive the process.
+    """
+
+    def __init__(self, run: RunDirectory, step: int) -> None:
+        """Cuts off what an earlier process wrote of steps after `step`, which will be taken once more."""
+        self._files: dict[Path, IO[str]] = {}
+        for path in (run.metrics, run.performance):
+            cut_lines(path, step)
+            self._files[path] = path.open("a", buffering=1)  # by lines
+        self._run = run
+        self._events = _Events(run.tensorboard, step)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Notes what happened in a step, or in the validation after it."""
+        self._write(self._run.metrics, step, values)
+
+    def performance(self, step: int, values: Mapping[str, float]) -> None:
+        """Notes how fast it went."""
+        self._write(self._run.performance, step, values)
+        self._events.flush()
+
+    def _write(self, path: Path, step: int, values: Mapping[str, float]) -> None:
+        self._files[path].write(json.dumps({"step": step, **values}) + "\n")
+        self._events.write(step, values)
+
+    def close(self) -> None:
+        """Closes the files."""
+        for file in self._files.values():
+            file.close()
+        self._events.close()
+
+
+def cut_lines(path: Path, step: int) -> None:
+    """Leaves of a file of JSON lines those of steps up to `step`."""
+    if not path.exists():
+        return
+    kept = [line for line in read_lines(path) if line["step"] <= step]
+    with write_atomically(path) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of JSON lines, but for a last one that a killed process left unfinished."""
+    lines: list[dict[str, Any]] = []
+    for line in path.read_text().splitlines(keepends=True):
+        if not line.endswith("\n"):
+            break
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines
+
+
+class _Events:
+    """An event file, written by this thread: tensorboardX's own writer would fail in another, where nobody notices."""
+
+    def __init__(self, directory: Path, step: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
+        self._messages: Any = event_pb2
+        session = self._messages.SessionLog
+        directory.mkdir(exist_ok=True)
+        # Files that are made within one second would have one name.
+        self._writer: Any = EventsWriter(str(directory / "events"), f".{os.getpid()}.{step}")
+        # TensorBoard forgets what earlier files say of these steps.
+        start = self._messages.Event(step=step + 1, session_log=session(status=session.START))
+        self._writer.write_event(start)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        from tensorboardX.summary import scalar
+
+        for name, value in values.items():
+            event = self._messages.Event(step=step, wall_time=time.time(), summary=scalar(name, value))
+            self._writer.write_event(event)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()

@@ -1,0 +1,267 @@
+"""The recipe of a training run: everything that decides what comes out of it, and the paper's settings as presets.
+
+Light to import: the command line shows it before anything else is loaded.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+from ..config import PRESETS as ARCHITECTURES
+from ..config import AttentionType, TimesformerConfig
+from ..errors import ConfigError
+from ..options import DTypeName
+from ..rematerialization import Remat
+from ..sharding import MeshConfig
+from .data import Augmentation, DataConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """Which model is trained, what it starts from and how it is computed.
+
+    Attributes:
+        checkpoint: what to start from: a TimeSformer or an image ViT of any format, or a Hub id; random weights when
+            not given.
+        architecture: a published model's (such as base-k400) for a start from random weights.
+        attention_type: scheme of attention; when not given the checkpoint's or the architecture's, as all below.
+        num_frames: frames of a clip.
+        image_size: pixels, a side of the crop.
+        sampling_rate: frames from one sampled frame to the next in a video at 30 frames a second; "segments" takes one
+            frame from each of `num_frames` equal parts.
+        patch_size: pixels, a side of a patch.
+        hidden_size: width of a token.
+        num_hidden_layers: encoder layers.
+        num_attention_heads: heads of every attention.
+        intermediate_size: width inside the MLP.
+        initializer_range: standard deviation of newly made weights.
+        time_initializer_range: the same of time embeddings and temporal projections, which start at zero otherwise, as
+            a start from an image model wants it. From random weights zero holds the sense of time back.
+        drop_path_rate: stochastic depth of the last layer; grows linearly from 0 at the first.
+        dropout: after the embeddings and every dense layer but qkv.
+        attention_dropout: of attention probabilities.
+        dtype: of the computation. Parameters, loss and optimizer state are float32 (float64 with float64).
+        remat: what the backward pass computes again instead of keeping it: nothing; all but the results of dense
+            layers; whole layers; or whole layers, one clip after the other (on one device, with the least memory).
+    """
+
+    checkpoint: str | None = None
+    architecture: str = "base-k400"
+    attention_type: AttentionType | None = None
+    num_frames: int | None = None
+    image_size: int | None = None
+    sampling_rate: float | Literal["segments"] | None = None
+    patch_size: int | None = None
+    hidden_size: int | None = None
+    num_hidden_layers: int | None = None
+    num_attention_heads: int | None = None
+    intermediate_size: int | None = None
+    initializer_range: float | None = None
+    time_initializer_range: float = 0.0
+    drop_path_rate: float = 0.1
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    dtype: DTypeName = "float32"
+    remat: Remat = "none"
+
+    def overrides(self) -> dict[str, Any]:
+        """Fields of the model's config that these options set."""
+        names = {field.name for field in dataclasses.fields(TimesformerConfig)}
+        fields = {
+            name: value for name, value in dataclasses.asdict(self).items() if name in names and value is not None
+        }
+        return fields | {"hidden_dropout_prob": self.dropout, "attention_probs_dropout_prob": self.attention_dropout}
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """How gradients become steps.
+
+    Attributes:
+        kind: stochastic gradient descent, or Adam with decoupled weight decay.
+        learning_rate: at its highest.
+        weight_decay: share of the learning rate by which weights shrink; for SGD part of the gradient, as in PyTorch.
+        decay_all: whether biases, norms, CLS and embeddings decay, too.
+        momentum: of SGD.
+        nesterov: whether SGD looks ahead.
+        beta1: decay of AdamW's mean gradient.
+        beta2: decay of AdamW's mean squared gradient.
+        epsilon: added to AdamW's denominator.
+        layer_decay: what the learning rate is multiplied with from each layer to the one below it; 1 treats all alike.
+        clip_norm: largest norm of the whole gradient; any when not given.
+        ema_decay: of the exponential moving average of the parameters, which is then evaluated and exported; none is
+            kept when not given.
+    """
+
+    kind: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.005
+    weight_decay: float = 1e-4
+    decay_all: bool = True
+    momentum: float = 0.9
+    nesterov: bool = True
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    layer_decay: float = 1.0
+    clip_norm: float | None = None
+    ema_decay: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How the learning rate goes, as a multiple of its highest.
+
+    Attributes:
+        kind: falling at milestones, along half a cosine to `final` at the last step, or constant.
+        warmup_epochs: of a linear rise from `warmup_start`; the rest of the schedule counts from the first step on.
+        warmup_start: multiple to begin with.
+        milestones: epochs at which the rate is multiplied with `factor`.
+        factor: at each milestone.
+        final: multiple at the end of the cosine.
+    """
+
+    kind: Literal["milestones", "cosine", "constant"] = "milestones"
+    warmup_epochs: float = 0.0
+    warmup_start: float = 0.0
+    milestones: tuple[float, ...] = (11, 14)
+    factor: float = 0.1
+    final: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpointing:
+    """When the state of a run is saved, and what is kept.
+
+    Attributes:
+        every: steps from one checkpoint to the next; each epoch when not given. The last step always has one.
+        keep: how many of the last ones are kept, beside the best by validation accuracy.
+        validate_every: epochs from one validation to the next, where there are validation videos.
+    """
+
+    every: int | None = None
+    keep: int = 2
+    validate_every: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        data: the videos.
+        model: the model.
+        optimizer: the optimizer.
+        schedule: the learning rate's.
+        checkpoints: saving and validating.
+        mesh: how the devices share the work.
+        batch_size: clips of one step of the optimizer, over all devices.
+        accumulation: parts in which the gradient of a batch is computed, one after the other, to save memory.
+        epochs: passes through the training videos.
+        steps: of the optimizer; instead of `epochs` where given.
+        seed: of everything random.
+        log_every: steps from one line of the log, and of performance.jsonl, to the next.
+    """
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    schedule: Schedule = dataclasses.field(default_factory=Schedule)
+    checkpoints: Checkpointing = dataclasses.field(default_factory=Checkpointing)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    batch_size: int = 64
+    accumulation: int = 1
+    epochs: float = 15
+    steps: int | None = None
+    seed: int = 0
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("batch_size", self.batch_size),
+            ("accumulation", self.accumulation),
+            ("log_every", self.log_every),
+            ("checkpoints.keep", self.checkpoints.keep),
+            ("checkpoints.every", 1 if self.checkpoints.every is None else self.checkpoints.every),
+            ("steps", 1 if self.steps is None else self.steps),
+        ):
+            if value < 1:
+                raise ConfigError(f"{name} must be 1 or more, not {value}.")
+        for name, value in (("epochs", self.epochs), ("checkpoints.validate_every", self.checkpoints.validate_every)):
+            if not value > 0:
+                raise ConfigError(f"{name} must be above 0, not {value}.")
+        if self.batch_size % self.accumulation:
+            raise ConfigError(f"accumulation {self.accumulation} must divide batch_size {self.batch_size}.")
+        decay = self.optimizer.ema_decay
+        if decay is not None and not 0 <= decay < 1:
+            raise ConfigError(f"optimizer.ema_decay must be in [0, 1), not {decay}.")
+
+
+def total_steps(config: TrainConfig, steps_per_epoch: float) -> int:
+    """Steps of the optimizer in a run."""
+    return config.steps or max(1, round(config.epochs * steps_per_epoch))
+
+
+IMAGENET_VIT = "google/vit-base-patch16-224-in21k"
+"""What the paper's training starts from."""
+
+
+def _paper(architecture: str) -> TrainConfig:
+    """The recipe of the paper's code for one of its models (section 4 of the paper, and its configs)."""
+    published = ARCHITECTURES[architecture]
+    segments = published["sampling_rate"] == "segments"
+    size = published.get("image_size", 224)
+    return TrainConfig(
+        data=DataConfig(
+            augmentation=Augmentation(
+                short_side=(448, 512) if size == 448 else (256, 320),
+                short_side_sampling="scale" if segments else "size",
+                flip=0.0 if segments else 0.5,
+            )
+        ),
+        model=ModelOptions(
+            checkpoint=IMAGENET_VIT,
+            architecture=architecture,
+            attention_type="divided_space_time",
+            num_frames=published.get("num_frames", 8),
+            image_size=size,
+            sampling_rate=published["sampling_rate"],
+        ),
+    )
+
+
+PRESETS: dict[str, TrainConfig] = {name: _paper(name) for name in ARCHITECTURES if not name.startswith("howto100m")} | {
+    "finetune": TrainConfig(
+        model=ModelOptions(checkpoint="facebook/timesformer-base-finetuned-k400"),
+        optimizer=Optimizer(
+            kind="adamw", learning_rate=1e-4, weight_decay=0.05, decay_all=False, layer_decay=0.75, clip_norm=1.0
+        ),
+        schedule=Schedule(kind="cosine", warmup_epochs=1),
+        batch_size=16,
+        epochs=10,
+    ),
+    # Videos of training/motion.py, a tiny model, two minutes on two cores. A mirrored clip would be of another class.
+    "motion": TrainConfig(
+        data=DataConfig(workers=0, augmentation=Augmentation(short_side=(32, 32), flip=0.0)),
+        model=ModelOptions(
+            attention_type="divided_space_time",
+            num_frames=8,
+            image_size=32,
+            sampling_rate=3.0,
+            patch_size=8,
+            hidden_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            intermediate_size=256,
+            initializer_range=0.25,
+            time_initializer_range=0.25,
+            drop_path_rate=0.0,
+        ),
+        optimizer=Optimizer(
+            kind="adamw", learning_rate=2e-3, weight_decay=0.05, decay_all=False, beta2=0.99, clip_norm=1.0
+        ),
+        schedule=Schedule(kind="cosine", warmup_epochs=0.5),
+        batch_size=16,
+        steps=800,
+        log_every=50,
+    ),
+}
+"""The paper's models on Kinetics-400, Kinetics-600 and Something-Something V2, fine-tuning, and the demo."""

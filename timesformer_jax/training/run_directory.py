@@ -1,0 +1,164 @@
+"""The directory of a run: what is in it, whose it is, and that only one process works in it.
+
+train_config.json      the recipe, resolved
+versions.jsonl         a line for each start: versions, devices, the step it began with
+model/                 config.json and preprocessor_config.json of the model
+checkpoints/STEP/      Orbax: state and place in the data
+metrics.jsonl          a line for each step, and one for each validation
+performance.jsonl      speed, waiting and memory, now and then
+tensorboard/           all of these for TensorBoard
+bad_videos.txt         what could not be decoded
+export/                what Transformers loads, once the run is finished
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import sys
+from collections.abc import Generator, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..errors import TimesformerError
+from ..files import read_json, write_atomically
+from .recipe import TrainConfig
+
+FREE_TO_CHANGE = ("data.workers", "data.prefetch", "checkpoints.keep", "log_every", "mesh.")
+"""Settings that the result of a run does not depend on."""
+
+
+class RunError(TimesformerError):
+    """A run directory that can't be used: it belongs to another run, or another process works in it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """The paths in a run directory.
+
+    Attributes:
+        path: the directory.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The recipe."""
+        return self.path / "train_config.json"
+
+    @property
+    def versions(self) -> Path:
+        """Each start's versions and devices."""
+        return self.path / "versions.jsonl"
+
+    @property
+    def model(self) -> Path:
+        """Configuration and preprocessing of the model."""
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Orbax's directory."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """What depends on the recipe alone, step by step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def performance(self) -> Path:
+        """What depends on the machine."""
+        return self.path / "performance.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        """Traces for xprof."""
+        return self.path / "profile"
+
+    @property
+    def bad_videos(self) -> Path:
+        """The list of what could not be decoded."""
+        return self.path / "bad_videos.txt"
+
+    @property
+    def export(self) -> Path:
+        """The trained model."""
+        return self.path / "export"
+
+    def claim(self, config: TrainConfig) -> None:
+        """Writes the recipe to a new directory; checks that it is the one of an old directory.
+
+        Raises:
+            RunError: the directory belongs to a run with another recipe (the message names the differences), or holds
+                other things.
+        """
+        values = json.loads(json.dumps(dataclasses.asdict(config)))
+        if not self.config.exists():
+            if self.path.exists() and any(name for name in self.path.iterdir() if name.name != ".lock"):
+                raise RunError(f"{self.path} holds other things than a training run; choose another directory.")
+            self._write_config(values)
+            return
+        found = dict(flat(read_json(self.config, RunError)))
+        wanted = dict(flat(values))
+        differences = [
+            f"{name} is {json.dumps(wanted.get(name))} here and {json.dumps(found.get(name))} there"
+            for name in sorted(found.keys() | wanted.keys())
+            if found.get(name) != wanted.get(name) and not name.startswith(FREE_TO_CHANGE)
+        ]
+        if differences:
+            raise RunError(
+                f"{self.path} belongs to a run with another recipe: {'; '.join(differences)}. Give the same settings, "
+                "or another directory."
+            )
+        self._write_config(values)
+
+    def _write_config(self, values: dict[str, Any]) -> None:
+        with write_atomically(self.config) as temporary:
+            temporary.write_text(json.dumps(values, indent=2) + "\n")
+
+    def record_start(self, step: int) -> None:
+        """Adds a line with versions and devices."""
+        import jax
+
+        packages = ("timesformer_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "av", "numpy")
+        line = {
+            "step": step,
+            "versions": {"python": sys.version.split()[0]} | {name: version(name) for name in packages},
+            "devices": [device.device_kind for device in jax.devices()],
+            "processes": jax.process_count(),
+        }
+        with self.versions.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    @contextlib.contextmanager
+    def locked(self) -> Generator[None]:
+        """Keeps other processes out, until this one leaves or dies.
+
+        Raises:
+            RunError: another process works in the directory.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        # A record lock: unlike flock's it is not handed on to forked workers, which may live on after a kill.
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunError(f"another process is training in {self.path}; wait for it or end it.") from None
+            yield
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of nested settings under its dotted name."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
