@@ -4,6 +4,7 @@ import os
 from collections.abc import Generator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # commands would fill the user's
 
 import jax
 import pytest
@@ -11,8 +12,24 @@ from jaxtyping import install_import_hook
 
 # The modules whose signatures state array shapes. (Not those that check for themselves what users hand in and promise
 # an error of their own: config, checkpoints, pretrained. Nor outputs, which JAX fills with all sorts of things.)
-ARRAY_MODULES = ("activations", "attention", "embeddings", "losses", "modeling", "packets", "decoding")
-install_import_hook([f"timesformer_jax.{module}" for module in ARRAY_MODULES], "beartype.beartype")
+ARRAY_MODULES = (
+    "activations",
+    "attention",
+    "blockwise",
+    "embeddings",
+    "layers",
+    "losses",
+    "modeling",
+    "packets",
+    "decoding",
+)
+LOOKING_MODULES = ("rollout", "attention_maps", "overlay", "animation", "visualization")
+TRAINING_MODULES = ("appearance", "clips", "mixing", "motion")
+install_import_hook(
+    [f"timesformer_jax.{module}" for module in ARRAY_MODULES + LOOKING_MODULES]
+    + [f"timesformer_jax.training.{module}" for module in TRAINING_MODULES],
+    "beartype.beartype",
+)
 
 
 @pytest.fixture
@@ -23,3 +40,11 @@ def x64() -> Generator[None]:
     """
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def quick_compile() -> Generator[None]:
+    """Unoptimised code for one test: a tiny model takes longer to compile than to run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

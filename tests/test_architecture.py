@@ -14,14 +14,31 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first; a module imports from its own layer or a lower one.
 LAYERS = (
-    {"errors", "files", "activations", "sampling", "progress"},
+    {"errors", "files", "activations", "sampling", "progress", "compilation", "ahead", "windows"},
     {"config"},
-    {"attention", "embeddings", "losses", "outputs", "packets", "decoding", "video", "processor_files"},
+    {
+        "attention",
+        "blockwise",
+        "embeddings",
+        "losses",
+        "outputs",
+        "packets",
+        "decoding",
+        "video",
+        "processor_files",
+        "streaming",
+    }
+    | {"rematerialization", "sharding", "distributed"},
+    {"predictions"},
     {"checkpoints"},
     {"pretrained", "processing", "model_card"},
-    {"modeling"},
-    {"inference", "inspection", "sample", "verification", "options"},
-    {"conversion"},
+    {"layers", "modeling", "folding", "quantization", "forward"},
+    {"loading", "inference", "exporting", "inspection", "sample", "verification", "options"},
+    {"layerwise", "rollout", "relevance", "attention_maps", "summary"},
+    {"video_encoder", "features", "feature_files", "overlay", "animation", "visualization", "pictures"},
+    {"conversion", "training"},
+    {"demo_pictures", "demo_report"},
+    {"demo"},
     {"commands"},
     {"cli"},
 )

@@ -85,6 +85,44 @@ def test_exit_codes_and_single_sentences(model: Path, videos: list[Path], tmp_pa
     assert (code, "--model" in text) == (2, True)
 
 
+def test_windows_of_a_whole_video(
+    model: Path, videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["classify", *map(str, videos), "--model", str(model), "--windows", "--seconds", "0.5"]
+    assert main([*arguments, "--overlap", "0.5", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    expected = VideoClassifier.from_pretrained(model).windows(videos[1], overlap=0.5, seconds=0.5)
+    assert [line["video"] for line in lines] == [str(video) for video in videos]
+    assert [w["start"] for w in lines[1]["windows"]] == pytest.approx([w.start for w in expected.windows], abs=1e-3)
+    found = [w["predictions"][0]["logit"] for w in lines[1]["windows"]]
+    assert found == pytest.approx([w.predictions[0].logit for w in expected.windows], rel=1e-5)
+    assert lines[1]["predictions"][0]["logit"] == pytest.approx(expected.predictions[0].logit, rel=1e-5)
+
+    (tmp_path / "bad.mp4").write_text("no video")
+    assert main([arguments[0], str(tmp_path / "bad.mp4"), *arguments[1:]]) == 1
+    printed = capsys.readouterr()
+    assert "│ 0.5      │ 1.0    │" in printed.out
+    assert "the whole video" in printed.out
+    assert "bad.mp4" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--overlap", "0.5"], "--windows"),
+        (["--windows", "--clips", "2"], "--clips"),
+        (["--windows", "--seconds", "1", "--overlap", "1"], "overlap"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--windows"], "seconds"),
+    ],
+)
+def test_options_that_make_no_sense(
+    options: list[str], message: str, model: Path, videos: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["classify", str(videos[0]), "--model", str(model), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_dtype(model: Path, videos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     logits = {}
     for dtype in ("float32", "bfloat16"):

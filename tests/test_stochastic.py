@@ -13,9 +13,9 @@ import torch
 from reference import ATTENTION_TYPES, BATCH, QUICK_COMPILE, check_outputs, clip, run_reference, tiny_reference, to_flax
 from transformers.models.timesformer import modeling_timesformer
 
-import timesformer_jax.modeling
+import timesformer_jax.layers
 from timesformer_jax.attention import stochastic_depth_scale
-from timesformer_jax.modeling import TimesformerEmbeddings
+from timesformer_jax.layers import TimesformerEmbeddings
 
 FRAMES, PATCHES, WIDTH, HEADS, MLP = 5, 9, 24, 3, 40  # of the tiny model
 TOKENS = {
@@ -81,7 +81,7 @@ def test_stochastic_depth_acts_where_the_reference_has_it(monkeypatch, attention
         scale = 1 + drop_prob * torch.sin(1 + torch.arange(len(inputs), dtype=inputs.dtype))
         return inputs * scale.view(-1, *[1] * (inputs.ndim - 1))
 
-    monkeypatch.setattr(timesformer_jax.modeling, "stochastic_depth_scale", flax_scale)
+    monkeypatch.setattr(timesformer_jax.layers, "stochastic_depth_scale", flax_scale)
     monkeypatch.setattr(modeling_timesformer, "drop_path", torch_drop_path)
     reference = tiny_reference(attention_type=attention_type, drop_path_rate=0.75, num_hidden_layers=3).train()
     pixel_values = clip(reference.config)
@@ -140,7 +140,7 @@ def test_rates_of_stochastic_depth_grow_as_in_the_reference(monkeypatch, num_hid
             rates.append(float(rate))
         return jnp.ones(shape, dtype)
 
-    monkeypatch.setattr(timesformer_jax.modeling, "stochastic_depth_scale", spy)
+    monkeypatch.setattr(timesformer_jax.layers, "stochastic_depth_scale", spy)
     run_in_training(model, params, clip(reference.config).astype(np.float32), jit=False)
     expected = [getattr(layer.drop_path, "drop_prob", 0) for layer in reference.base_model.encoder.layer]
     # Three branches a layer; float32's rounding.

@@ -7,14 +7,55 @@ Letters are those of modeling.py.
 """
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from .blockwise import blockwise_attention
+
 Precision = jax.lax.PrecisionLike
 DropProbabilities = Callable[[Float[Array, "..."]], Float[Array, "..."]]
+Implementation = Literal["auto", "plain", "blocks", "cudnn"]
+
+_BLOCK = 512
+"""Rows of a block: its logits, 1 MB a head, stay in a CPU core's second-level cache."""
+
+
+def choose_implementation(
+    requested: Implementation, tokens: int, *, needs_probabilities: bool = False
+) -> Literal["plain", "blocks", "cudnn"]:
+    """How attention over so many tokens is computed; the one place where that is decided.
+
+    "plain"   the whole matrix of probabilities: fastest up to a thousand tokens or two. On a CPU, XLA hands the two
+              products and the softmax between them to YNNPACK as one. On a TPU, padding 197 tokens to the 256 that its
+              matrix unit takes (and 8 frames to as many) costs less than a kernel that keeps running sums would, and
+              XLA fuses the softmax with the products.
+    "blocks"  blockwise.py: memory in proportion to the tokens, on any device.
+    "cudnn"   cuDNN's fused attention, for half precision on a GPU. Never chosen by itself: a program for it can't even
+              be lowered where cuDNN isn't. Untested: nobody has run it yet. Few tokens (the frames) stay with "plain".
+
+    Args:
+        requested: one of these, or "auto".
+        tokens: that a token attends to.
+        needs_probabilities: they are returned, or dropout acts on them. Only "plain" holds them.
+
+    Raises:
+        ValueError: no implementation has this name, or the one asked for does not hold the probabilities.
+    """
+    if requested not in get_args(Implementation):
+        names = ", ".join(get_args(Implementation))
+        raise ValueError(f"attention_implementation must be one of {names}, not {requested!r}.")
+    if needs_probabilities and requested in ("blocks", "cudnn"):
+        raise ValueError(
+            f"attention_implementation {requested!r} never holds the attention probabilities, which output_attentions "
+            'and dropout of probabilities need; choose "plain", which has memory for them at least.'
+        )
+    if requested == "auto":
+        return "blocks" if tokens >= 4 * _BLOCK and not needs_probabilities else "plain"
+    return "plain" if requested == "cudnn" and tokens < 64 else requested
 
 
 def softmax_attention(
@@ -22,48 +63,112 @@ def softmax_attention(
     key: Float[Array, "*b h s k"],
     value: Float[Array, "*b h s k"],
     *,
+    scale: float | None = None,
     drop: DropProbabilities | None = None,
     precision: Precision = None,
 ) -> tuple[Float[Array, "*b h q k"], Float[Array, "*b h q s"]]:
     """Softmax(query keyᵀ / sqrt(k)) value: equations 5 and 7 of the paper.
 
-    Logits and softmax are at least float32, whatever the inputs are: in bfloat16 the probabilities of a row would
-    not sum to one.
+    Logits and softmax are at least float32, whatever the inputs are. The values are divided by the softmax's sum, not
+    the probabilities: there are fewer of them. (Probabilities that nobody uses are never made under `jax.jit`.)
 
     Args:
         query: one row a token that attends.
         key: one row a token attended to.
         value: one row a token attended to.
+        scale: of the logits; None is 1 / sqrt(k).
         drop: applied to the probabilities (dropout in training).
         precision: of the two matrix products.
 
     Returns:
-        The attended values, in the inputs' type, and the probabilities.
+        The attended values and the probabilities, in the inputs' type.
     """
-    softmax_dtype = jnp.promote_types(query.dtype, jnp.float32)
-    logits = jnp.matmul(query, key.mT, precision=precision, preferred_element_type=softmax_dtype)
-    probabilities = jax.nn.softmax(logits * query.shape[-1] ** -0.5, axis=-1).astype(value.dtype)
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    exact = jnp.promote_types(query.dtype, jnp.float32)
+    logits = jnp.matmul(query, key.mT, precision=precision, preferred_element_type=exact)
+    if factor != 1:
+        logits = logits * factor
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
+    total = weights.sum(axis=-1, keepdims=True)
     if drop is not None:
-        probabilities = drop(probabilities)
-    return jnp.matmul(probabilities, value, precision=precision), probabilities
+        weights, total = drop(weights / total), jnp.ones_like(total)
+    values = jnp.matmul(weights.astype(value.dtype), value, precision=precision, preferred_element_type=exact) / total
+    return values.astype(value.dtype), (weights / total).astype(value.dtype)
+
+
+def attend(
+    query: Float[Array, "b p h q k"],
+    key: Float[Array, "b p h s k"],
+    value: Float[Array, "b p h s k"],
+    *,
+    scale: float | None = None,
+    drop: DropProbabilities | None = None,
+    precision: Precision = None,
+    implementation: Implementation = "plain",
+) -> tuple[Float[Array, "b p h q k"], Float[Array, "b p h q s"] | None]:
+    """`softmax_attention` of tokens in groups (p), computed as `choose_implementation` says; see there.
+
+    Returns:
+        The attended values; the probabilities where they were held.
+    """
+    match choose_implementation(implementation, key.shape[-2], needs_probabilities=drop is not None):
+        case "blocks":
+            scale = query.shape[-1] ** -0.5 if scale is None else scale
+            return blockwise_attention(query, key, value, scale, precision, _BLOCK), None
+        case "cudnn":
+            arrays = (
+                jnp.einsum("bphsk->bpshk", x).reshape(-1, x.shape[3], *x.shape[2::2]) for x in (query, key, value)
+            )
+            values = jax.nn.dot_product_attention(*arrays, scale=scale, implementation="cudnn")
+            return jnp.einsum("bpshk->bphsk", values.reshape(*query.shape[:2], *values.shape[1:])), None
+        case "plain":
+            return softmax_attention(query, key, value, scale=scale, drop=drop, precision=precision)
 
 
 def temporal_attention(
-    qkv: Float[Array, "b n t 3 h k"], *, drop: DropProbabilities | None = None, precision: Precision = None
-) -> tuple[Float[Array, "b n t h k"], Float[Array, "b n h t t"]]:
+    qkv: Float[Array, "b n t 3 h k"],
+    *,
+    scale: float | None = None,
+    drop: DropProbabilities | None = None,
+    precision: Precision = None,
+    implementation: Implementation = "plain",
+) -> tuple[Float[Array, "b n t h k"], Float[Array, "b n h t t"] | None]:
     """Each patch attends to its own place in every frame (equation 11; like the paper's code, without CLS)."""
     query, key, value = jnp.einsum("bntchk->cbnhtk", qkv)
-    values, probabilities = softmax_attention(query, key, value, drop=drop, precision=precision)
+    values, probabilities = attend(
+        query, key, value, scale=scale, drop=drop, precision=precision, implementation=implementation
+    )
     return jnp.einsum("bnhtk->bnthk", values), probabilities
 
 
 def spatial_attention(
-    qkv: Float[Array, "b s t 3 h k"], *, drop: DropProbabilities | None = None, precision: Precision = None
-) -> tuple[Float[Array, "b s t h k"], Float[Array, "b t h s s"]]:
+    qkv: Float[Array, "b s t 3 h k"],
+    *,
+    scale: float | None = None,
+    drop: DropProbabilities | None = None,
+    precision: Precision = None,
+    implementation: Implementation = "plain",
+) -> tuple[Float[Array, "b s t h k"], Float[Array, "b t h s s"] | None]:
     """Each token attends to all tokens of its own frame, CLS among them (equation 6; equation 5 with one frame)."""
     query, key, value = jnp.einsum("bstchk->cbthsk", qkv)
-    values, probabilities = softmax_attention(query, key, value, drop=drop, precision=precision)
+    values, probabilities = attend(
+        query, key, value, scale=scale, drop=drop, precision=precision, implementation=implementation
+    )
     return jnp.einsum("bthsk->bsthk", values), probabilities
+
+
+def cls_attention(
+    query: Float[Array, "b 1 t 1 h k"],
+    key_value: Float[Array, "b s t 2 h k"],
+    *,
+    scale: float | None = None,
+    precision: Precision = None,
+) -> Float[Array, "b 1 t h k"]:
+    """`spatial_attention` of the CLS token alone: a row of logits a head, whatever the number of tokens."""
+    (query,) = jnp.einsum("bstchk->cbthsk", query)
+    key, value = jnp.einsum("bstchk->cbthsk", key_value)
+    values, _ = softmax_attention(query, key, value, scale=scale, precision=precision)
+    return jnp.einsum("bthsk->bsthk", values)
 
 
 def stochastic_depth_scale(

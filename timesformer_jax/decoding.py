@@ -5,18 +5,19 @@ the one that decoding everything in order would give; where the timestamps can't
 everything is decoded in order. The terms are those of `packets.py`.
 """
 
+import functools
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from .errors import VideoError
-from .packets import PacketList, demux, list_packets, open_video
+from .packets import PacketList, VideoFile, demux, list_packets, open_video
 
 if TYPE_CHECKING:  # PyAV is imported where a file is opened, so that `import timesformer_jax` stays fast
     from av.container import InputContainer
@@ -36,7 +37,7 @@ class DamagedVideoWarning(UserWarning):
 
 
 def read_file(
-    path: str | os.PathLike[str], rule: Rule, highest: int | None = None
+    path: VideoFile, rule: Rule, highest: int | None = None, threads: int = 0
 ) -> tuple[Frames, Int64[np.ndarray, "..."]]:
     """Decode the frames of a video file that `rule` chooses.
 
@@ -46,6 +47,7 @@ def read_file(
             [0, frames). In a file whose packets and frames don't match it is called again with the true number.
         highest: the highest index that `rule` may return, if that is known. The file is then not read further than it
             takes, and `rule` may be given a smaller number of frames.
+        threads: that the decoder may use; 0 leaves it to FFmpeg.
 
     Returns:
         The frames as upright RGB pictures, and for each index that was asked for the key of its frame among them.
@@ -53,15 +55,15 @@ def read_file(
     Raises:
         VideoError: if the file can't be opened, holds no video or none of its frames can be decoded.
     """
-    with open_video(path) as (container, stream):
+    with open_video(path, threads) as (container, stream):
         packets = list_packets(container, stream, highest)
         indices = rule(packets.count, packets.fps)
         frames = decode_by_seeking(container, stream, packets, np.unique(indices)) if packets.timed else None
     if frames is None and not packets.complete:
-        return read_file(path, rule)
+        return read_file(path, rule, threads=threads)
     lost = 0
     if frames is None:
-        frames, indices, lost = decode_in_order(path, packets, rule)
+        frames, indices, lost = decode_in_order(path, packets, rule, threads)
     if lost or packets.missing:
         warn_of_damage(path, packets.count - lost, packets.count + packets.missing)
     return frames, indices
@@ -81,29 +83,46 @@ def decode_by_seeking(
     Returns:
         The frames by index; None if anything went otherwise than the packets let expect.
     """
+    try:
+        return dict(seek_chosen(container, stream, packets, wanted))
+    except UnexpectedPacketError:
+        return None
+
+
+def seek_chosen(
+    container: "InputContainer", stream: "VideoStream", packets: PacketList, wanted: Int64[np.ndarray, "n"]
+) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
+    """As `decode_by_seeking`, frame by frame, in ascending order.
+
+    Raises:
+        UnexpectedPacketError: something goes otherwise than the packets let expect; what came before is right.
+    """
     from av.error import FFmpegError
 
     positions = packets.order[wanted]
     index_at = dict(zip(packets.pts[positions].tolist(), wanted.tolist(), strict=True))
     needed = set(positions.tolist())
-    frames: Frames = {}
+    due = iter(wanted.tolist())
     for start, stop in _stretches(packets.start_for(positions).tolist(), positions.tolist()):
         last = -math.inf
         try:
             container.seek(int(packets.seek_to[start]), stream=stream)
             for frame in _decode_stretch(container, stream, packets.pts, start, stop, needed):
                 if frame.pts is None or frame.pts <= last:
-                    return None
+                    raise UnexpectedPacketError
                 last = frame.pts
                 if last in index_at:
-                    frames[index_at[last]] = to_rgb(frame)
-        except (FFmpegError, _UnexpectedPacketError):
-            return None
-    return frames if len(frames) == len(wanted) else None
+                    if index_at[last] != next(due, None):
+                        raise UnexpectedPacketError
+                    yield index_at[last], to_rgb(frame)
+        except FFmpegError as error:
+            raise UnexpectedPacketError from error
+    if next(due, None) is not None:
+        raise UnexpectedPacketError
 
 
-class _UnexpectedPacketError(Exception):
-    """Seeking led past the packet that was sought, or to others than before."""
+class UnexpectedPacketError(Exception):
+    """Seeking led past the packet that was sought, or to others than before, or not to all frames."""
 
 
 def _stretches(starts: list[int], positions: list[int]) -> list[tuple[int, int]]:
@@ -135,7 +154,7 @@ def _decode_stretch(
             continue  # the seek led to an earlier keyframe
         position += 1
         if found != position:
-            raise _UnexpectedPacketError
+            raise UnexpectedPacketError
         if codec.name in SKIP_UNREFERENCED:
             codec.skip_frame = "DEFAULT" if position in needed else "NONREF"
         yield from codec.decode(packet)
@@ -146,7 +165,7 @@ def _decode_stretch(
 
 
 def decode_in_order(
-    path: str | os.PathLike[str], packets: PacketList, rule: Rule
+    path: VideoFile, packets: PacketList, rule: Rule, threads: int = 0
 ) -> tuple[Frames, Int64[np.ndarray, "..."], int]:
     """Decode a whole file and keep the frames that `rule` chooses, whatever the timestamps or the damage.
 
@@ -157,7 +176,7 @@ def decode_in_order(
         The frames, the key among them of each frame that was asked for, and how many frames were lost.
     """
     keys = rule(packets.count, packets.fps)
-    frames, stamps, failures = _decode_all(path, set(keys.ravel().tolist()))
+    frames, stamps, failures = _decode_all(path, set(keys.ravel().tolist()), threads)
     if not stamps:
         raise VideoError(f"No frame of {path} could be decoded; the file is damaged or not what its name says.")
     # Timed packets hold one frame each. Others may hold two or none, so that fewer frames are no sign of damage.
@@ -167,37 +186,57 @@ def decode_in_order(
     elif len(stamps) != packets.count:
         keys = rule(len(stamps), packets.fps)
     if not set(keys.ravel().tolist()) <= frames.keys():
-        frames, _, _ = _decode_all(path, set(keys.ravel().tolist()))
+        frames, _, _ = _decode_all(path, set(keys.ravel().tolist()), threads)
     return frames, keys, lost
 
 
-def _decode_all(path: str | os.PathLike[str], wanted: set[int]) -> tuple[Frames, list[int | None], int]:
+def _decode_all(path: VideoFile, wanted: set[int], threads: int) -> tuple[Frames, list[int | None], int]:
     """Decode everything in order, passing over what can't be decoded.
 
     Returns:
         The wanted frames by their number in the decoder's output, the timestamps of the whole output, and how many
         packets failed.
     """
+    output = Output()
+    frames = dict(decode_chosen(path, wanted.__contains__, output, threads))
+    return frames, output.stamps, output.failures
+
+
+@dataclass
+class Output:
+    """What came out of a decoder so far.
+
+    Attributes:
+        stamps: the timestamps of all frames.
+        failures: how many packets could not be decoded.
+    """
+
+    stamps: list[int | None] = field(default_factory=list)
+    failures: int = 0
+
+
+def decode_chosen(
+    path: VideoFile, wanted: Callable[[int], bool], output: Output, threads: int = 0
+) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
+    """As `_decode_all`, frame by frame; `output` is brought up to date on the way."""
     from av.error import FFmpegError
 
-    frames: Frames = {}
-    stamps: list[int | None] = []
-    failures = 0
-    with open_video(path) as (container, stream):
+    with open_video(path, threads) as (container, stream):
         for packet in chain(demux(container, stream), [None]):
             try:
                 for frame in stream.codec_context.decode(packet):
-                    if len(stamps) in wanted:
-                        frames[len(stamps)] = to_rgb(frame)
-                    stamps.append(frame.pts)
+                    number = len(output.stamps)
+                    picture = to_rgb(frame) if wanted(number) else None
+                    output.stamps.append(frame.pts)
+                    if picture is not None:
+                        yield number, picture
             except FFmpegError:
-                failures += 1
-    return frames, stamps, failures
+                output.failures += 1
 
 
 def to_rgb(frame: "VideoFrame") -> UInt8[np.ndarray, "h w 3"]:
     """An upright RGB picture of a decoded frame, at its stored size: a pixel's aspect ratio is not regarded."""
-    picture = frame.to_ndarray(format="rgb24")
+    picture = frame.to_ndarray(format="rgb24", **_conversion_options())
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return picture
@@ -208,12 +247,24 @@ def to_rgb(frame: "VideoFrame") -> UInt8[np.ndarray, "h w 3"]:
     return np.ascontiguousarray(picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
+@functools.cache
+def _conversion_options() -> dict[str, Any]:
+    """One thread for a frame's conversion: to start several for each frame takes longer than all of its work."""
+    from av import VideoFrame
+
+    try:
+        VideoFrame(16, 16, "yuv420p").to_ndarray(format="rgb24", threads=1)
+    except TypeError:  # an older PyAV, which has one thread only
+        return {}
+    return {"threads": 1}
+
+
 def nearest_earlier(available: Int64[np.ndarray, "n"], wanted: Int64[np.ndarray, "*m"]) -> Int64[np.ndarray, "*m"]:
     """Where in the ascending `available` the last value not above each of `wanted` stands; 0 where all are above."""
     return np.maximum(np.searchsorted(available, wanted, side="right") - 1, 0)
 
 
-def warn_of_damage(path: str | os.PathLike[str], read: int, total: int) -> None:
+def warn_of_damage(path: object, read: int, total: int) -> None:
     """Say how many frames of a video could be read."""
     message = f"{path} is damaged: {read} of {total} frames could be read; the nearest of them stand in for the rest."
     warnings.warn(message, DamagedVideoWarning, stacklevel=5)  # whoever called read_clip

@@ -46,8 +46,8 @@ def resize_time_embedding(embedding: Float[Array | np.ndarray, "t d"], target: i
     return embedding if source == target else embedding[nearest_indices(source, target)]
 
 
-def check_pixel_values(pixel_values: Array | np.ndarray, config: TimesformerConfig) -> None:
-    """Refuses what is no batch of normalised clips for this config.
+def check_pixel_values(pixel_values: Array | np.ndarray, config: TimesformerConfig, *, uint8: bool = False) -> None:
+    """Refuses what is no batch of clips for this config: of normalised ones, or of uint8 frames.
 
     Raises:
         ValueError: another layout, type or size; the message says what to do.
@@ -65,7 +65,12 @@ def check_pixel_values(pixel_values: Array | np.ndarray, config: TimesformerConf
         )
     if shape[4] != config.num_channels:
         raise ValueError(f"pixel_values of shape {shape} must have num_channels = {config.num_channels} channels last.")
-    if not jnp.issubdtype(pixel_values.dtype, jnp.floating):
+    if uint8 and pixel_values.dtype != jnp.uint8:
+        raise ValueError(
+            f"frames must be uint8, as VideoProcessor.resize_and_crop gives them, not {pixel_values.dtype}: this model "
+            "does the rest of the preprocessing itself."
+        )
+    if not uint8 and not jnp.issubdtype(pixel_values.dtype, jnp.floating):
         raise ValueError(
             f"pixel_values must be normalised floating-point frames, not {pixel_values.dtype}; VideoProcessor makes "
             "them from uint8 frames."

@@ -19,3 +19,11 @@ class VerificationError(Exception):
 
 class VideoError(TimesformerError):
     """A video, image sequence or array from which no clip can be made."""
+
+
+class DataError(TimesformerError):
+    """A data set that can't be used: a list, folder or shards that are missing, damaged or hold too many bad videos."""
+
+
+class TrainingError(Exception):
+    """Training that can't go on, such as a loss that is not finite. The commands print the message and exit with 1."""

@@ -8,10 +8,11 @@ presentation order.
 """
 
 import contextlib
+import io
 import math
 import os
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,23 +35,58 @@ FARTHEST_REORDERING = 64
 difference is greater, the clock was set anew within the file."""
 
 
+@dataclass(frozen=True)
+class EncodedVideo:
+    """The contents of a video file, in memory.
+
+    Attributes:
+        name: what messages call it.
+        data: the bytes of the file.
+    """
+
+    name: str
+    data: bytes = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+VideoFile = str | os.PathLike[str] | EncodedVideo
+
+
+class _NamedBytes(io.BytesIO):
+    """Bytes that PyAV can read, and that it calls by a name."""
+
+    def __init__(self, video: EncodedVideo) -> None:
+        super().__init__(video.data)
+        self.name = video.name
+
+
 @contextlib.contextmanager
-def open_video(path: str | os.PathLike[str]) -> Generator[tuple["InputContainer", "VideoStream"]]:
-    """Open a video file and choose its first video stream that isn't a cover picture."""
+def open_video(path: VideoFile, threads: int = 0) -> Generator[tuple["InputContainer", "VideoStream"]]:
+    """Open a video file and choose its first video stream that isn't a cover picture.
+
+    Args:
+        path: the video file.
+        threads: that its decoder may use; 0 leaves it to FFmpeg.
+    """
     import av
     from av.error import FFmpegError
     from av.stream import Disposition
 
-    absolute = Path(path).absolute()  # "name:part.mp4" would be taken for a network protocol
     try:
-        size = absolute.stat().st_size
-        if not absolute.is_file():  # a pipe would be waited for
-            raise VideoError(f"{path} is not a file.")
+        if isinstance(path, EncodedVideo):
+            source, size = _NamedBytes(path), len(path.data)
+        else:
+            absolute = Path(path).absolute()  # "name:part.mp4" would be taken for a network protocol
+            source, size = str(absolute), absolute.stat().st_size
+            if not absolute.is_file():  # a pipe would be waited for
+                raise VideoError(f"{path} is not a file.")
         if not size:
             raise VideoError(f"{path} is empty.")
         # From version 19 on PyAV does this by itself, and the argument is gone.
         lenient: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
-        container = av.open(str(absolute), **lenient)
+        container = av.open(source, **lenient)
     except FileNotFoundError as error:
         raise VideoError(f"{path} does not exist.") from error
     except PermissionError:
@@ -65,6 +101,9 @@ def open_video(path: str | os.PathLike[str]) -> Generator[tuple["InputContainer"
             # Streams that no decoder is known for have no codec context.
             context = getattr(stream, "codec_context", None)
             if context and context.name not in TEXT_CODECS and not stream.disposition & Disposition.attached_pic:
+                context.thread_count = threads
+                if threads != 1:  # by slices alone, PyAV's default, most files are decoded on one core
+                    context.thread_type = "AUTO"
                 yield container, stream
                 return
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from .attention import Implementation
 from .checkpoints import Checkpoint, HubOptions, Source, load_checkpoint, save_state_dict
 from .checkpoints.hub import upload
 from .checkpoints.huggingface import is_weights_file
@@ -39,6 +40,7 @@ class PretrainedModel:
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike | None = None,
         precision: jax.lax.PrecisionLike = None,
+        attention_implementation: Implementation = "auto",
         revision: str | None = None,
         token: str | None = None,
         cache_dir: str | PathLike[str] | None = None,
@@ -54,6 +56,8 @@ class PretrainedModel:
             dtype: of the computation.
             param_dtype: of the parameters; None keeps what the file has.
             precision: of matrix products; "highest" for parity on a TPU or a recent GPU.
+            attention_implementation: "auto", "plain", "blocks" (memory in proportion to the tokens) or "cudnn"; see
+                `choose_implementation` in attention.py.
             revision: branch, tag or commit of a Hub repository.
             token: for private and gated Hub repositories.
             cache_dir: where Hub downloads are kept.
@@ -77,11 +81,18 @@ class PretrainedModel:
         preprocessing = checkpoint.preprocessing
         if preprocessing is not None and preprocessing.channel_order is None:  # the model runs without, frames don't
             logger.warning("%s", preprocessing.unknown_order)
-        return cls.from_checkpoint(checkpoint, dtype=dtype, precision=precision)
+        return cls.from_checkpoint(
+            checkpoint, dtype=dtype, precision=precision, attention_implementation=attention_implementation
+        )
 
     @classmethod
     def from_checkpoint(
-        cls, checkpoint: Checkpoint, *, dtype: DTypeLike = jnp.float32, precision: jax.lax.PrecisionLike = None
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        precision: jax.lax.PrecisionLike = None,
+        attention_implementation: Implementation = "auto",
     ) -> tuple[Self, Params]:
         """A model and its parameters, on the device, from a checkpoint in memory, which gives its arrays away.
 
@@ -89,12 +100,19 @@ class PretrainedModel:
             checkpoint: with the parameters of this class of model.
             dtype: as for `from_pretrained`.
             precision: as for `from_pretrained`.
+            attention_implementation: as for `from_pretrained`.
         """
         require_x64(*{leaf.dtype for leaf in jax.tree.leaves(checkpoint.params)})
         params = _to_device(checkpoint.params)
         module: Any = cls
         param_dtype = jax.tree.leaves(params)[0].dtype
-        return module(checkpoint.config, dtype=dtype, param_dtype=param_dtype, precision=precision), params
+        return module(
+            checkpoint.config,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            precision=precision,
+            attention_implementation=attention_implementation,
+        ), params
 
     def save_pretrained(
         self,

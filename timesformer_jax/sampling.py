@@ -44,7 +44,7 @@ def clip_indices(
     fps: float | None,
     num_frames: int,
     sampling_rate: float,
-    start: int | Literal["middle"] = "middle",
+    start: float | Literal["middle"] = "middle",
 ) -> Int64[np.ndarray, "t"]:
     """A clip of `num_frames` frames taken every `sampling_rate` frames of a video at 30 frames a second.
 
@@ -57,7 +57,7 @@ def clip_indices(
         fps: frames a second of the video; None counts as 30, so that the rate counts source frames.
         num_frames: frames in the clip.
         sampling_rate: frames from one sampled frame to the next in a video of 30 frames a second.
-        start: the first frame of the span, or "middle" to centre the span in the video.
+        start: the first frame of the span (it may lie between two), or "middle" to centre the span in the video.
 
     Returns:
         Ascending frame indices in [0, total). Where the span reaches beyond the video, the last frame is repeated.
@@ -94,14 +94,14 @@ def span_indices(start: int, stop: int, num_frames: int) -> Int64[np.ndarray, "t
     return np.clip(np.linspace(start, stop, num_frames), start, stop - 1).astype(np.int64)
 
 
-def _require_frames(total: int, num_frames: int) -> None:
+def _require_frames(total: float, num_frames: int) -> None:
     if num_frames < 1:
         raise VideoError(f"A clip of {num_frames} frames was asked for: ask for at least one.")
     if total < 1:
         raise VideoError(f"No clip can be taken from {total} frames: choose a span that holds at least one.")
 
 
-def _require_start(start: int) -> int:
+def _require_start(start: float) -> float:
     if start < 0:
         raise VideoError(f"A clip can't start at frame {start}: frames count from 0.")
     return start

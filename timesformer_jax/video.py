@@ -6,12 +6,13 @@ clip = read_frames("video.mp4", span_indices(0, 256, 8))      # any frames at al
 clips = read_frames("video.mp4", np.stack([clip_indices(...), clip_indices(...)]))  # decoded once
 """
 
+import io
 import os
 import re
 import struct
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -21,12 +22,31 @@ from PIL import Image, ImageOps
 
 from .decoding import Frames, Rule, nearest_earlier, read_file, warn_of_damage
 from .errors import VideoError
+from .packets import EncodedVideo
 from .sampling import clip_indices, evenly_spread_indices
 
 Video = str | os.PathLike[str] | Shaped[np.ndarray, "..."]
 """A video file, a directory with one picture per frame, or an array (t, h, w, 3) or (t, h, w) of uint8."""
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A video as pictures, one a frame, that are not files on this machine.
+
+    Attributes:
+        name: what messages call it.
+        names: of the pictures, in any order; they are taken in natural order (2.jpg before 10.jpg).
+        read: gives the contents of the picture file of a name; may raise OSError.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    read: Callable[[str], bytes] = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True)
@@ -51,11 +71,11 @@ class VideoInfo:
         return self.frames / self.fps if self.fps else None
 
 
-def probe(video: Video) -> VideoInfo:
+def probe(video: Video | EncodedVideo | Pictures) -> VideoInfo:
     """Count a video's frames without decoding more than the first.
 
     Args:
-        video: a video file, a directory of pictures or an array.
+        video: a video file, a directory of pictures or an array; or the contents of a file or directory.
 
     Raises:
         VideoError: if it can't be read.
@@ -128,11 +148,41 @@ def read_frames(video: Video, indices: Int[np.ndarray, "*n"] | Sequence[int]) ->
     return _read(video, lambda total, fps: np.minimum(wanted, total - 1), int(wanted.max()))
 
 
-def _read(video: Video, rule: Rule, highest: int | None = None) -> UInt8[np.ndarray, "*n h w 3"]:
+def read_by_rule(
+    video: Video | EncodedVideo | Pictures, rule: Rule, *, threads: int = 0
+) -> UInt8[np.ndarray, "*n h w 3"]:
+    """Read the frames that a function of a video's length chooses.
+
+    Args:
+        video: as in `read_clip`, or the contents of a video file or of a directory of pictures.
+        rule: is given the number of frames and the frames a second (None where unknown), and returns frame indices of
+            any shape, each in [0, frames). Where a file turns out to hold another number it is called again.
+        threads: that a file's decoder may use; 0 leaves it to FFmpeg.
+
+    Returns:
+        RGB frames, as from `read_clip`.
+
+    Raises:
+        VideoError: if the video can't be read.
+
+    Warns:
+        DamagedVideoWarning: as `read_clip`.
+    """
+    return _read(video, rule, threads=threads)
+
+
+def _read(
+    video: Video | EncodedVideo | Pictures, rule: Rule, highest: int | None = None, threads: int = 0
+) -> UInt8[np.ndarray, "*n h w 3"]:
     if isinstance(video, np.ndarray):
         return _read_array(video, rule)
     try:
-        frames, keys = _read_pictures(Path(video), rule) if Path(video).is_dir() else read_file(video, rule, highest)
+        if isinstance(video, Pictures):
+            frames, keys = _read_pictures(video, rule)
+        elif not isinstance(video, EncodedVideo) and Path(video).is_dir():
+            frames, keys = _read_pictures(_pictures_in(Path(video)), rule)
+        else:
+            frames, keys = read_file(video, rule, highest, threads)
     except PermissionError as error:
         raise VideoError(f"{video} can't be read: permission denied.") from error
     shape = frames[min(frames)].shape
@@ -153,28 +203,32 @@ def _read_array(video: Shaped[np.ndarray, "..."], rule: Rule) -> UInt8[np.ndarra
     return np.repeat(frames[..., None], 3, axis=-1) if gray else frames
 
 
-def _read_pictures(directory: Path, rule: Rule) -> tuple[Frames, Int64[np.ndarray, "..."]]:
-    files = (path for path in directory.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.name[0] != ".")
-    paths = sorted(files, key=lambda path: (_natural_order(path.name), path.name))
-    if not paths:
-        raise VideoError(f"{directory} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}).")
-    keys = rule(len(paths), None)
+def _pictures_in(directory: Path) -> Pictures:
+    files = (path for path in directory.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    names = tuple(path.name for path in files if path.name[0] != ".")
+    return Pictures(str(directory), names, lambda name: (directory / name).read_bytes())
+
+
+def _read_pictures(pictures: Pictures, rule: Rule) -> tuple[Frames, Int64[np.ndarray, "..."]]:
+    names = sorted(pictures.names, key=lambda name: (_natural_order(name), name))
+    if not names:
+        raise VideoError(f"{pictures} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}).")
+    keys = rule(len(names), None)
     wanted = np.unique(keys).tolist()
-    frames = {index: picture for index in wanted if (picture := _load_picture(paths[index])) is not None}
+    frames = {i: picture for i in wanted if (picture := _load_picture(pictures, names[i])) is not None}
     if len(frames) < len(wanted):
-        readable = [index for index, path in enumerate(paths) if _load_picture(path) is not None]
+        readable = [i for i, name in enumerate(names) if _load_picture(pictures, name) is not None]
         if not readable:
-            raise VideoError(f"No picture in {directory} can be read.")
-        warn_of_damage(directory, len(readable), len(paths))
+            raise VideoError(f"No picture in {pictures} can be read.")
+        warn_of_damage(pictures, len(readable), len(names))
         keys = np.array(readable)[nearest_earlier(np.array(readable), keys)]
-        frames = {
-            index: picture for index in np.unique(keys).tolist() if (picture := _load_picture(paths[index])) is not None
-        }
+        chosen = np.unique(keys).tolist()
+        frames = {i: picture for i in chosen if (picture := _load_picture(pictures, names[i])) is not None}
     first, *others = frames
     for other in others:
         if frames[other].shape != frames[first].shape:
-            sizes = ", ".join(f"{paths[i].name} {frames[i].shape[1]}x{frames[i].shape[0]}" for i in (first, other))
-            raise VideoError(f"The pictures in {directory} differ in size ({sizes}): a video's frames have one size.")
+            sizes = ", ".join(f"{names[i]} {frames[i].shape[1]}x{frames[i].shape[0]}" for i in (first, other))
+            raise VideoError(f"The pictures in {pictures} differ in size ({sizes}): a video's frames have one size.")
     return frames, keys
 
 
@@ -183,10 +237,10 @@ def _natural_order(name: str) -> list[int | str]:
     return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", name))]
 
 
-def _load_picture(path: Path) -> UInt8[np.ndarray, "h w 3"] | None:
-    """A picture file as upright RGB, None if it can't be read."""
+def _load_picture(pictures: Pictures, name: str) -> UInt8[np.ndarray, "h w 3"] | None:
+    """A picture as upright RGB, None if it can't be read."""
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(pictures.read(name))) as image:
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # Pillow would cut off 16-bit gray values at 255
                 gray = np.clip(np.asarray(upright, np.int64) // 257, 0, 255).astype(np.uint8)

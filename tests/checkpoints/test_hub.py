@@ -207,7 +207,9 @@ def test_nothing_to_load(hub: HubServer, files: dict[str, bytes]) -> None:
         load("someone/missing")
 
 
-@pytest.mark.parametrize("name", ["a/b/c", "a b", "no such dir/", "~/nowhere", "-x/--y", "x..y/z", "a" * 300])
+@pytest.mark.parametrize(
+    "name", ["nowhere", "a/b/c", "a b", "no such dir/", "~/nowhere", "-x/--y", "x..y/z", "a" * 300]
+)
 def test_names_that_are_no_hub_id_never_reach_the_hub(hub: HubServer, name: str) -> None:
     with pytest.raises(CheckpointError, match=r"does not exist|nor a valid Hub id|can't be read"):
         load(name)
@@ -273,15 +275,18 @@ def test_a_slow_hub_is_waited_for(hub: HubServer, files: dict[str, bytes], model
     assert_same(load()[1], model[1])
 
 
+@pytest.mark.parametrize("extra", ["", "video_preprocessor_config.json"])  # with it, no file is asked for in vain
 @pytest.mark.parametrize("way", ["argument", "environment", "no network"])
 def test_offline_uses_the_cache_and_says_so(
     hub: HubServer,
     files: dict[str, bytes],
     model: Any,
     way: str,
+    extra: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    files = files | ({extra: files["preprocessor_config.json"]} if extra else {})
     commit = hub.add(REPO, files).find("main")
     assert commit is not None
     load()

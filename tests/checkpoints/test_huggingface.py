@@ -443,6 +443,13 @@ def test_a_pickle_without_torch_says_what_to_do(tmp_path: Path, monkeypatch: pyt
         load_checkpoint(source)
 
 
+def test_what_is_no_pickle_is_not_called_one_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "video.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(600))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(CheckpointError, match=r"video\.mp4 holds no weights \(video \(MP4\)\)"):
+        load_checkpoint(tmp_path / "video.mp4")
+
+
 def test_flat_names_are_unique() -> None:
     table = mapping_table(TimesformerConfig(**TINY))
     tree: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import logging
 import math
 import shutil
@@ -15,6 +16,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import Array, UInt32
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from ..files import write_atomically
 from ..progress import say
 from .recipe import Checkpointing
 from .step import TrainState
@@ -81,6 +83,7 @@ class Checkpoints:
     def manager(self) -> ocp.CheckpointManager:
         """Orbax's manager; made when first needed, after `restore` has moved damaged checkpoints out of its way."""
         if self._manager is None:
+            self._forget_damaged_metrics()
 
             def accuracy(metrics: Any) -> float:
                 return metrics.get(VALIDATION, -math.inf)  # of a damaged file
@@ -96,6 +99,19 @@ class Checkpoints:
                 ),
             )
         return self._manager
+
+    def _forget_damaged_metrics(self) -> None:
+        """Orbax reads the metrics of all checkpoints, and would save none where one can't be read."""
+        for step in steps_in(self._directory):
+            path = self._directory / str(step) / "metrics" / "metrics"
+            try:
+                readable = not path.exists() or isinstance(json.loads(path.read_text()), dict)
+            except (ValueError, OSError):
+                readable = False
+            if not readable:
+                say(f"the accuracy of the checkpoint of step {step} can't be read; it does not count as the best")
+                with write_atomically(path) as temporary:
+                    temporary.write_text("{}")
 
     def save(self, state: TrainState, run: Mapping[str, Any], validation: float | None) -> None:
         """Begins to save a state; returns as soon as the next step may go on.

@@ -1,0 +1,45 @@
+"""`timesformer motion`: videos whose class lies in the motion alone."""
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+from ..options import Flag
+from ..progress import say
+from ..training.motion import MotionTask
+
+
+@dataclasses.dataclass(frozen=True)
+class Motion:
+    """Make a data set of small videos whose class lies in the motion alone; see docs/motion.md.
+
+    Attributes:
+        directory: where to; gets train/CLASS/*.mp4 and test/CLASS/*.mp4.
+        task: what moves, and how hard that is to see.
+        train: training videos.
+        test: test videos.
+        seed: of everything random.
+        overwrite: replace an existing directory.
+    """
+
+    directory: tyro.conf.Positional[Path]
+    task: MotionTask = dataclasses.field(default_factory=MotionTask)
+    train: int = 2400
+    test: int = 480
+    seed: int = 0
+    overwrite: Flag = False
+
+    def run(self) -> int:
+        """Writes the videos, and prints the command that trains on them."""
+        from ..training.motion import write_motion
+
+        write_motion(
+            self.directory, self.task, train=self.train, test=self.test, seed=self.seed, overwrite=self.overwrite
+        )
+        say(f"wrote {self.train} training and {self.test} test videos; try")
+        print(
+            f"timesformer train motion --data.train {self.directory}/train --data.validation {self.directory}/test "
+            "--output run"
+        )
+        return 0

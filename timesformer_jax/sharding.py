@@ -1,0 +1,270 @@
+"""Where arrays live: one mesh of devices, and the rules that map logical axes to it. Nothing else names a mesh axis.
+
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2))
+    params = jax.device_put(params, shardings_of(params, mesh))
+    with use_mesh(mesh):
+        outputs = jax.jit(model.apply)({"params": params}, jax.device_put(clips, clip_sharding(mesh, clips.shape)))
+
+XLA's partitioner does the rest. The four axes of the mesh:
+
+    data    clips; gradients are summed over it
+    fsdp    clips, and parameters with their optimizer state, which are gathered layer by layer (ZeRO-3)
+    tensor  attention heads and the MLP's hidden units (Megatron-LM, arXiv 1909.08053)
+    frames  a clip's frames; between the two halves of divided attention it turns to the patches, by an all-to-all
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from .errors import ConfigError
+
+AXES = ("data", "fsdp", "tensor", "frames")
+MeshAxes = str | tuple[str, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How many devices along each axis of the mesh.
+
+    Attributes:
+        data: clips of a batch; all devices that the other axes leave over when not given.
+        fsdp: clips of a batch, and parameters and optimizer state.
+        tensor: attention heads and hidden units of the MLP.
+        frames: frames of a clip.
+    """
+
+    data: int | None = None
+    fsdp: int = 1
+    tensor: int = 1
+    frames: int = 1
+
+    def __post_init__(self):
+        for axis in AXES:
+            size = getattr(self, axis)
+            if size is not None and size < 1:
+                raise ConfigError(f"mesh.{axis} is {size}: an axis of the mesh has at least 1 device.")
+
+    def shape(self, devices: int) -> tuple[int, int, int, int]:
+        """Sizes of the axes for a number of devices.
+
+        Raises:
+            ConfigError: the devices don't fill the mesh evenly.
+        """
+        rest = self.fsdp * self.tensor * self.frames
+        asked = f"mesh.fsdp {self.fsdp} x mesh.tensor {self.tensor} x mesh.frames {self.frames}"
+        if self.data is None:
+            if devices % rest:
+                raise ConfigError(f"{asked} = {rest} does not divide the {devices} devices that there are.")
+            return devices // rest, self.fsdp, self.tensor, self.frames
+        if self.data * rest != devices:
+            raise ConfigError(
+                f"mesh.data {self.data} x {asked} = {self.data * rest}, but there are {devices} devices; "
+                "leave mesh.data out to take what the others leave over."
+            )
+        return self.data, self.fsdp, self.tensor, self.frames
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardingRules:
+    """The mesh axes that each logical axis is spread over.
+
+    Attributes:
+        batch: clips.
+        parallel: tokens that don't see each other in the attention at hand.
+        attended: tokens that do.
+        hidden: width of the tokens.
+        heads: attention heads.
+        mlp: hidden units of the MLP.
+        embed: width of the tokens, as an axis of parameters.
+        labels: classes.
+    """
+
+    batch: MeshAxes = ("data", "fsdp")
+    parallel: MeshAxes = "frames"
+    attended: MeshAxes = None
+    hidden: MeshAxes = None
+    heads: MeshAxes = "tensor"
+    mlp: MeshAxes = "tensor"
+    embed: MeshAxes = "fsdp"
+    labels: MeshAxes = "tensor"
+
+    def __post_init__(self):
+        for axes in (*_ACTIVATION_AXES, *_PARAMETER_AXES.values()):
+            used = [axis for name in axes if name for axis in _names(getattr(self, name))]
+            if unknown := set(used) - set(AXES):
+                raise ConfigError(f"the mesh has no axis {', '.join(sorted(unknown))}; it has {', '.join(AXES)}.")
+            if len(used) != len(set(used)):
+                raise ConfigError(f"the axes {axes} of one array would share a mesh axis: {used}.")
+
+    def pairs(self) -> tuple[tuple[str, MeshAxes], ...]:
+        """As `flax.linen.logical_axis_rules` takes them."""
+        return tuple((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
+
+    def spec(self, axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+        """The mesh axes of an array with these logical axes; a dimension that they don't divide stays whole."""
+        entries = [getattr(self, name) if name else None for name in axes]
+        sizes = [math.prod(mesh.shape[axis] for axis in _names(entry)) for entry in entries]
+        return PartitionSpec(
+            *(e if length % size == 0 else None for e, size, length in zip(entries, sizes, shape, strict=True))
+        )
+
+
+# What modeling.py writes at block boundaries.
+_ACTIVATION_AXES = (("batch", "parallel", "attended", "hidden"), ("batch", "attended", "parallel", "hidden"))
+
+# By the last names of a parameter's path; all others (biases of the width, norms, CLS) are on every device. Stacked
+# layers have one more axis in front, which is never spread.
+_PARAMETER_AXES: dict[tuple[str, ...], tuple[str | None, ...]] = {
+    ("patch_embeddings", "kernel"): (None, None, None, "embed"),
+    ("position_embeddings",): (None, "embed"),
+    ("time_embeddings",): (None, "embed"),
+    ("qkv", "kernel"): ("embed", None, "heads", None),
+    ("qkv", "bias"): (None, "heads", None),
+    ("attention", "output", "kernel"): ("heads", None, "embed"),
+    ("temporal_attention", "output", "kernel"): ("heads", None, "embed"),
+    ("temporal_dense", "kernel"): ("embed", None),
+    ("mlp", "intermediate", "kernel"): ("embed", "mlp"),
+    ("mlp", "intermediate", "bias"): ("mlp",),
+    ("mlp", "output", "kernel"): ("mlp", "embed"),
+    ("classifier", "kernel"): ("embed", "labels"),
+}
+
+
+def make_mesh(config: MeshConfig | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh over all devices (or those given), neighbours on the interconnect beside each other.
+
+    Raises:
+        ConfigError: the devices don't fill it.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape = (config or MeshConfig()).shape(len(devices))
+    # Auto: the partitioner fills in what the constraints leave open.
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+@contextlib.contextmanager
+def use_mesh(mesh: Mesh, rules: ShardingRules | None = None) -> Generator[None]:
+    """Lets the logical axes that the model names take effect on `mesh`, for what is traced inside."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules((rules or ShardingRules()).pairs()):
+        yield
+
+
+def shardings_of(tree: Any, mesh: Mesh, rules: ShardingRules | None = None) -> Any:
+    """Where each array of a tree lives, found by its path.
+
+    Args:
+        tree: parameters, or anything that holds such trees, as the state of an optimizer and averages of parameters do.
+            Arrays or their shapes (`jax.eval_shape`). What is not a parameter is on every device.
+        mesh: from `make_mesh`.
+        rules: which logical axes are spread over which mesh axes.
+    """
+    chosen = rules or ShardingRules()
+
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        names = tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+        shape = np.shape(leaf)
+        for ending, axes in _PARAMETER_AXES.items():
+            stacked = len(shape) - len(axes)
+            if names[-len(ending) :] == ending and stacked in (0, 1):
+                return NamedSharding(mesh, chosen.spec((None,) * stacked + axes, shape, mesh))
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def clip_sharding(mesh: Mesh, shape: Sequence[int], rules: ShardingRules | None = None) -> NamedSharding:
+    """Where a batch of clips (b, t, h, w, c) lives, or what belongs to its clips (b, ...) where it has another rank."""
+    axes = ("batch", "parallel") if len(shape) == 5 else ("batch",)
+    padded = axes + (None,) * (len(shape) - len(axes))
+    return NamedSharding(mesh, (rules or ShardingRules()).spec(padded, shape, mesh))
+
+
+def batch_share(mesh: Mesh, batch_size: int, rules: ShardingRules | None = None) -> tuple[int, int]:
+    """Which part of every batch this process reads, and of how many.
+
+    Processes whose devices hold the same clips (different frames of them, or different heads) read the same part.
+
+    Raises:
+        ConfigError: the clips can't be spread evenly.
+    """
+    # One tuple of slices for each device of this process.
+    places: Mapping[Any, Any] = clip_sharding(mesh, (batch_size,), rules).addressable_devices_indices_map((batch_size,))
+    rows = sorted({_bounds(index[0], batch_size) for index in places.values()})
+    first, last = rows[0][0], rows[-1][1]
+    size = last - first
+    if sum(stop - start for start, stop in rows) != size or first % size or batch_size % size:
+        raise ConfigError(
+            f"a batch of {batch_size} clips can't be spread evenly over the processes; change batch_size."
+        )
+    return first // size, batch_size // size
+
+
+def global_batch(
+    local: Mapping[str, np.ndarray], mesh: Mesh, batch_size: int, rules: ShardingRules | None = None
+) -> dict[str, jax.Array]:
+    """One global batch from the parts that the processes have read.
+
+    Args:
+        local: arrays with this process's part of the clips (`batch_share`) along their first axis.
+        mesh: from `make_mesh`.
+        batch_size: clips of the global batch.
+        rules: which logical axes are spread over which mesh axes.
+    """
+    index, count = batch_share(mesh, batch_size, rules)
+    offset = index * batch_size // count
+
+    def place(values: np.ndarray) -> jax.Array:
+        def part(slices: Any) -> np.ndarray:
+            start, stop = _bounds(slices[0], batch_size)
+            return values[(slice(start - offset, stop - offset), *slices[1:])]
+
+        shape = (batch_size, *values.shape[1:])
+        return jax.make_array_from_callback(shape, clip_sharding(mesh, shape, rules), part)
+
+    return {name: place(values) for name, values in local.items()}
+
+
+def whole(tree: Any, mesh: Mesh) -> Any:
+    """Global arrays as numpy's, all of them in every process. All processes have to call it."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    if jax.process_count() > 1:
+        tree = jax.jit(lambda arrays: arrays, out_shardings=everywhere)(tree)
+    return jax.device_get(tree)
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchPlace:
+    """Where the batches of an evaluation live.
+
+    Attributes:
+        mesh: from `make_mesh`.
+        batch_size: clips (or videos) of a global batch.
+    """
+
+    mesh: Mesh
+    batch_size: int
+
+    def put(self, local: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """This process's part of a batch to a global batch."""
+        return global_batch(local, self.mesh, self.batch_size)
+
+    def whole(self, tree: Any) -> Any:
+        """See `whole`."""
+        return whole(tree, self.mesh)
+
+
+def _names(axes: MeshAxes) -> tuple[str, ...]:
+    return (axes,) if isinstance(axes, str) else axes or ()
+
+
+def _bounds(part: slice, length: int) -> tuple[int, int]:
+    start, stop, _ = part.indices(length)
+    return start, stop
