@@ -8,7 +8,7 @@
 #SBATCH --signal=TERM@120
 # GPUs under Slurm, a process for each. Everything after the script's name goes to `timesformer train`:
 #
-#   sbatch launch/gpu_slurm.sh k400-base --data.train k400/train.csv --output runs/k400 --mesh.fsdp 8
+#   sbatch launch/gpu_slurm.sh base-k400 --data.train k400/train.csv --output runs/k400 --mesh.fsdp 8
 #
 # SIGTERM comes two minutes before the time is up: a checkpoint is saved; submit the same again to go on. When a process
 # dies the others end within a minute, and all of them are started again, up to three times.

@@ -31,6 +31,7 @@ class Case:
     batch: int = 8
     height: int = 12
     labels: int = 6
+    implementation: str = "auto"
 
     def run(self) -> tuple[dict[str, np.ndarray[Any, Any]], str]:
         """Loss and gradients of the first step, parameters and momentum after three; the compiled program."""
@@ -53,6 +54,7 @@ class Case:
             dtype=jnp.float64,
             param_dtype=jnp.float64,
             remat=self.remat,  # type: ignore[arg-type]
+            attention_implementation=self.implementation,  # type: ignore[arg-type]
         )
         batch = {
             "x": np.random.default_rng(0).normal(size=(self.batch, self.frames, self.height, 16, 3)),
@@ -104,7 +106,7 @@ def main() -> None:
     references: dict[Case, Any] = {}
     for fields in json.loads(sys.argv[1]):
         case = Case(**{**fields, "mesh": tuple(fields["mesh"])})
-        alone = dataclasses.replace(case, mesh=None, remat="none")
+        alone = dataclasses.replace(case, mesh=None, remat="none", implementation="plain")
         if alone not in references:
             references[alone], _ = alone.run()
         found, text = case.run()

@@ -125,7 +125,7 @@ def test_a_directory_of_that_name_wins(tmp_path: Path, monkeypatch: pytest.Monke
         locate("motion-tiny")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("attention_type", ["divided_space_time", "space_only"])
 def test_the_whole_demo(attention_type: AttentionType, tmp_path: Path) -> None:
     result = run_demo(tmp_path / "demo", attention_type=attention_type)

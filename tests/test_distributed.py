@@ -63,7 +63,7 @@ def test_two_processes_work_together() -> None:
     assert LOST not in said_first + said_second
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("ending", ["killed", "idle"])
 def test_one_of_two_is_killed(ending: str) -> None:
     (survivor, said), (killed, _) = run_two(ending)
@@ -73,7 +73,7 @@ def test_one_of_two_is_killed(ending: str) -> None:
     assert LOST in said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_of_two_fails() -> None:
     (survivor, said), (failed, reason) = run_two("failed")
     assert failed == 2

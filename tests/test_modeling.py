@@ -387,8 +387,9 @@ class TestLogicalAxes:
         assert constraints() == 0, "without rules there is nothing to apply"
         with jax.set_mesh(mesh), nn.logical_axis_rules(self.RULES):
             found = constraints()
-        # In the one layer that is scanned: before the temporal attention, before the spatial one, after the MLP.
-        assert found == (3 if model.config.attention_type == "divided_space_time" else 2)
+        # In the one layer that is scanned: CLS; the patches before and after the temporal attention, before the spatial
+        # one, and after the MLP.
+        assert found == (5 if model.config.attention_type == "divided_space_time" else 3)
 
     def test_the_result_is_the_same(self, tiny):
         model, params, pixel_values = tiny

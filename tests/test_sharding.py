@@ -96,23 +96,23 @@ def assert_no_gathered_patches(text: str) -> None:
     assert not [e for e in found if e.kind == "all-reduce" and math.prod(e.shape) > 2 * 24 * 3 * 24]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changes",
     [
         {},
         # JAX's random bits depend on the place in the array alone (jax_threefry_partitionable), not on the device.
         {"remat": "full", "dropout": 0.2},
-        {"remat": "dots", "frames": 5, "heads": 3, "batch": 6, "height": 20, "labels": 7},
+        {"remat": "dots", "implementation": "blocks", "frames": 5, "heads": 3, "batch": 6, "height": 20, "labels": 7},
     ],
-    ids=["plain", "remat and dropout", "sizes that nothing divides"],
+    ids=["plain", "remat and dropout", "blocks and sizes that nothing divides"],
 )
 @pytest.mark.parametrize("attention", [DIVIDED, JOINT, SPACE])
 def test_every_mesh_of_eight(attention: str, changes: dict[str, Any]) -> None:
     assert_equal_to_one_device([{"mesh": mesh, "attention": attention, **changes} for mesh in MESHES_OF_8])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_patches_turn_by_all_to_all_alone_on_every_mesh(remat: str) -> None:
     meshes = [mesh for mesh in MESHES_OF_8 if mesh[3] > 1 and mesh[1] == mesh[2] == 1]
@@ -120,7 +120,7 @@ def test_patches_turn_by_all_to_all_alone_on_every_mesh(remat: str) -> None:
         assert_no_gathered_patches(result["text"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_step_for_gpus() -> None:
     """Without a GPU this is as far as it goes: that it runs, and NCCL's part, can be seen on one alone."""
     ((platforms, devices, text),) = on_eight_devices("cuda_step.py")

@@ -46,7 +46,7 @@ def job(config: TrainConfig, run: Path, count: int, *more: str) -> list[subproce
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_job_goes_on_with_another_number_of_processes(videos: Path, tmp_path: Path) -> None:
     config = recipe(videos, steps=STEPS)
     # In double precision, so that sums in another order can't be taken for a mistake, nor a mistake for them.

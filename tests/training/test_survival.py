@@ -67,7 +67,7 @@ def test_stopped_then_killed_then_finished(videos: Path, cache: Path, undisturbe
     assert_same(run, undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_twenty_five_times(videos: Path, cache: Path, undisturbed: Path, tmp_path: Path) -> None:
     run, config = tmp_path / "run", recipe(videos, steps=STEPS)
     chance = random.Random(0)
@@ -98,7 +98,7 @@ def test_killed_twenty_five_times(videos: Path, cache: Path, undisturbed: Path, 
     assert_same(run, undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk(videos: Path, cache: Path, undisturbed: Path, tmp_path: Path) -> None:
     run, config = tmp_path / "run", recipe(videos, steps=STEPS)
     process = start(config, run, cache)
@@ -120,7 +120,7 @@ def test_a_full_disk(videos: Path, cache: Path, undisturbed: Path, tmp_path: Pat
     assert_same(run, undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_other_numbers_of_devices(videos: Path, cache: Path, undisturbed: Path, tmp_path: Path) -> None:
     run, config = tmp_path / "run", recipe(videos, steps=STEPS)
     process = start(config, run, cache)
@@ -139,7 +139,7 @@ def test_other_numbers_of_devices(videos: Path, cache: Path, undisturbed: Path, 
     assert devices == [1, 2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_time_for_a_first_checkpoint(videos: Path, cache: Path, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     config = recipe(videos, steps=STEPS)
