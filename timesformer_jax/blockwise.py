@@ -16,6 +16,38 @@ from jaxtyping import Array, Float
 
 Precision = jax.lax.PrecisionLike
 Residuals = tuple[Array, Array, Array, Array, Array]
+Blocks = tuple[int, int]
+"""Rows of a block of queries and of a block of keys."""
+
+
+_BLOCKS = (512, 512)
+"""On accelerators, all heads at once."""
+
+_CPU_BLOCKS, _CPU_HEADS = (256, 32768), 2
+"""On a CPU, a head for each of two threads: a few queries against (mostly) all keys, whose softmax is then one pass."""
+
+
+def attention_in_blocks(
+    query: Float[Array, "*b q k"],
+    key: Float[Array, "*b s k"],
+    value: Float[Array, "*b s k"],
+    *,
+    scale: float,
+    precision: Precision = None,
+) -> Float[Array, "*b q k"]:
+    """`blockwise_attention` in blocks that suit the device which the program is lowered for."""
+
+    def on_cpu(*arrays: Float[Array, "..."]) -> Float[Array, "*b q k"]:
+        heads = tuple(array.reshape(-1, *array.shape[-2:]) for array in arrays)
+        values = jax.lax.map(
+            lambda rows: in_blocks(rows[0], rows[1], rows[2], _CPU_BLOCKS), heads, batch_size=_CPU_HEADS
+        )
+        return values.reshape(query.shape)
+
+    def in_blocks(query: Array, key: Array, value: Array, blocks: Blocks = _BLOCKS) -> Array:
+        return blockwise_attention(query, key, value, scale, precision, blocks)
+
+    return jax.lax.platform_dependent(query, key, value, cpu=on_cpu, default=in_blocks)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -25,7 +57,7 @@ def blockwise_attention(
     value: Float[Array, "*b s k"],
     scale: float,
     precision: Precision,
-    block: int,
+    blocks: Blocks,
 ) -> Float[Array, "*b q k"]:
     """Softmax(scale query keyᵀ) value, a block at a time.
 
@@ -37,9 +69,9 @@ def blockwise_attention(
         value: one row a token attended to.
         scale: of the logits.
         precision: of matrix products.
-        block: rows of one block, of queries and of keys.
+        blocks: how many queries and how many keys a block has.
     """
-    return _forward(query, key, value, scale, precision, block)[0]
+    return _forward(query, key, value, scale, precision, blocks)[0]
 
 
 def _forward(
@@ -48,16 +80,17 @@ def _forward(
     value: Float[Array, "*b s k"],
     scale: float,
     precision: Precision,
-    block: int,
+    blocks: Blocks,
 ) -> tuple[Float[Array, "*b q k"], Residuals]:
+    rows, columns = blocks
     dtype, product = _exact(query.dtype, precision)
 
-    def attend(carry: None, rows: tuple[Array, ...]) -> tuple[None, tuple[Array, ...]]:
-        (query,) = rows
+    def attend(carry: None, block: tuple[Array, ...]) -> tuple[None, tuple[Array, ...]]:
+        (query,) = block
 
-        def step(carry: Any, rows: tuple[Array, ...]) -> tuple[Any, tuple[Array, ...]]:
+        def step(carry: Any, block: tuple[Array, ...]) -> tuple[Any, tuple[Array, ...]]:
             largest, total, values = carry
-            key, value = rows
+            key, value = block
             logits = product(query, key.mT) * scale
             raised = jnp.maximum(largest, logits.max(-1, keepdims=True))
             weights, correction = jnp.exp(logits - raised), jnp.exp(largest - raised)
@@ -66,28 +99,29 @@ def _forward(
 
         column = (*query.shape[:-1], 1)
         start = (jnp.full(column, -jnp.inf, dtype), jnp.zeros(column, dtype), jnp.zeros(query.shape, dtype))
-        (largest, total, values), _ = _over_blocks(step, start, block, (key, value))
+        (largest, total, values), _ = _over_blocks(step, start, columns, (key, value))
         return None, ((values / total).astype(query.dtype), largest + jnp.log(total))
 
-    _, (result, log_sums) = _over_blocks(attend, None, block, (query,))
+    _, (result, log_sums) = _over_blocks(attend, None, rows, (query,))
     return result, (query, key, value, result, log_sums)
 
 
 def _backward(
-    scale: float, precision: Precision, block: int, residuals: Residuals, gradient: Float[Array, "*b q k"]
+    scale: float, precision: Precision, blocks: Blocks, residuals: Residuals, gradient: Float[Array, "*b q k"]
 ) -> tuple[Float[Array, "*b q k"], Float[Array, "*b s k"], Float[Array, "*b s k"]]:
     query, key, value, result, log_sums = residuals
+    rows, columns = blocks
     dtype, product = _exact(query.dtype, precision)
     # What the gradients of a row's logits have in common: Σ probability times its gradient, over all keys.
     common = (gradient.astype(dtype) * result).sum(-1, keepdims=True)
 
-    def along_keys(query_gradient: Array, columns: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
-        key, value = columns
+    def along_keys(query_gradient: Array, block: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
+        key, value = block
 
         def along_queries(
-            totals: tuple[Array, Array], rows: tuple[Array, ...]
+            totals: tuple[Array, Array], block: tuple[Array, ...]
         ) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
-            query, gradient, log_sums, common = rows
+            query, gradient, log_sums, common = block
             weights = jnp.exp(product(query, key.mT) * scale - log_sums)
             logits_gradient = (weights * (product(gradient, value.mT) - common) * scale).astype(query.dtype)
             totals = (
@@ -97,11 +131,11 @@ def _backward(
             return totals, (product(logits_gradient, key),)
 
         start = (jnp.zeros(key.shape, dtype), jnp.zeros(value.shape, dtype))
-        totals, (part,) = _over_blocks(along_queries, start, block, (query, gradient, log_sums, common))
+        totals, (part,) = _over_blocks(along_queries, start, rows, (query, gradient, log_sums, common))
         return query_gradient + part, (totals[0].astype(key.dtype), totals[1].astype(value.dtype))
 
     start = jnp.zeros(query.shape, dtype)
-    query_gradient, (key_gradient, value_gradient) = _over_blocks(along_keys, start, block, (key, value))
+    query_gradient, (key_gradient, value_gradient) = _over_blocks(along_keys, start, columns, (key, value))
     return query_gradient.astype(query.dtype), key_gradient, value_gradient
 
 
