@@ -14,14 +14,11 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from .blockwise import blockwise_attention
+from .blockwise import BLOCK, blockwise_attention
 
 Precision = jax.lax.PrecisionLike
 DropProbabilities = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 Implementation = Literal["auto", "plain", "blocks", "cudnn"]
-
-_BLOCK = 512
-"""Rows of a block: its logits, 1 MB a head, stay in a CPU core's second-level cache."""
 
 
 def choose_implementation(
@@ -54,7 +51,7 @@ def choose_implementation(
             'and dropout of probabilities need; choose "plain", which has memory for them at least.'
         )
     if requested == "auto":
-        return "blocks" if tokens >= 4 * _BLOCK and not needs_probabilities else "plain"
+        return "blocks" if tokens >= 4 * BLOCK and not needs_probabilities else "plain"
     return "plain" if requested == "cudnn" and tokens < 64 else requested
 
 
@@ -114,7 +111,7 @@ def attend(
     match choose_implementation(implementation, key.shape[-2], needs_probabilities=drop is not None):
         case "blocks":
             scale = query.shape[-1] ** -0.5 if scale is None else scale
-            return blockwise_attention(query, key, value, scale, precision, _BLOCK), None
+            return blockwise_attention(query, key, value, scale, precision, BLOCK), None
         case "cudnn":
             arrays = (
                 jnp.einsum("bphsk->bpshk", x).reshape(-1, x.shape[3], *x.shape[2::2]) for x in (query, key, value)

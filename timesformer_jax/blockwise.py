@@ -17,6 +17,9 @@ from jaxtyping import Array, Float
 Precision = jax.lax.PrecisionLike
 Residuals = tuple[Array, Array, Array, Array, Array]
 
+BLOCK = 512
+"""Rows of a block: its logits, 1 MB a head, stay in a CPU core's second-level cache."""
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def blockwise_attention(
@@ -42,14 +45,15 @@ def blockwise_attention(
     return _forward(query, key, value, scale, precision, block)[0]
 
 
-def _forward(
+def attend_in_blocks(
     query: Float[Array, "*b q k"],
     key: Float[Array, "*b s k"],
     value: Float[Array, "*b s k"],
     scale: float,
     precision: Precision,
     block: int,
-) -> tuple[Float[Array, "*b q k"], Residuals]:
+) -> tuple[Float[Array, "*b q k"], Float[Array, "*b q 1"]]:
+    """What `blockwise_attention` gives, before it is rounded, and the logarithm of each row's sum."""
     dtype, product = _exact(query.dtype, precision)
 
     def attend(carry: None, rows: tuple[Array, ...]) -> tuple[None, tuple[Array, ...]]:
@@ -67,15 +71,25 @@ def _forward(
         column = (*query.shape[:-1], 1)
         start = (jnp.full(column, -jnp.inf, dtype), jnp.zeros(column, dtype), jnp.zeros(query.shape, dtype))
         (largest, total, values), _ = _over_blocks(step, start, block, (key, value))
-        return None, ((values / total).astype(query.dtype), largest + jnp.log(total))
+        return None, (values / total, largest + jnp.log(total))
 
     _, (result, log_sums) = _over_blocks(attend, None, block, (query,))
-    return result, (query, key, value, result, log_sums)
+    return result, log_sums
 
 
-def _backward(
+def gradients_in_blocks(
     scale: float, precision: Precision, block: int, residuals: Residuals, gradient: Float[Array, "*b q k"]
 ) -> tuple[Float[Array, "*b q k"], Float[Array, "*b s k"], Float[Array, "*b s k"]]:
+    """Gradients of queries, keys and values, before they are rounded.
+
+    Args:
+        scale: of the logits.
+        precision: of matrix products.
+        block: rows of one block.
+        residuals: queries; keys and values, of which those of other rows may be elsewhere; the result and the
+            logarithms of sums, over all rows.
+        gradient: of the result.
+    """
     query, key, value, result, log_sums = residuals
     dtype, product = _exact(query.dtype, precision)
     # What the gradients of a row's logits have in common: Σ probability times its gradient, over all keys.
@@ -98,11 +112,26 @@ def _backward(
 
         start = (jnp.zeros(key.shape, dtype), jnp.zeros(value.shape, dtype))
         totals, (part,) = _over_blocks(along_queries, start, block, (query, gradient, log_sums, common))
-        return query_gradient + part, (totals[0].astype(key.dtype), totals[1].astype(value.dtype))
+        return query_gradient + part, totals
 
     start = jnp.zeros(query.shape, dtype)
     query_gradient, (key_gradient, value_gradient) = _over_blocks(along_keys, start, block, (key, value))
-    return query_gradient.astype(query.dtype), key_gradient, value_gradient
+    return query_gradient, key_gradient, value_gradient
+
+
+def _forward(
+    query: Array, key: Array, value: Array, scale: float, precision: Precision, block: int
+) -> tuple[Array, Residuals]:
+    result, log_sums = attend_in_blocks(query, key, value, scale, precision, block)
+    result = result.astype(query.dtype)
+    return result, (query, key, value, result, log_sums)
+
+
+def _backward(
+    scale: float, precision: Precision, block: int, residuals: Residuals, gradient: Array
+) -> tuple[Array, ...]:
+    gradients = gradients_in_blocks(scale, precision, block, residuals, gradient)
+    return tuple(each.astype(array.dtype) for each, array in zip(gradients, residuals[:3], strict=True))
 
 
 blockwise_attention.defvjp(_forward, _backward)
