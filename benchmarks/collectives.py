@@ -32,7 +32,7 @@ class Collective:
 
     Attributes:
         kind: of KINDS.
-        shape: of the result on a chip; of the largest array where there are several.
+        shapes: of the result on a chip; several where they are sent together.
         size: bytes of the result on a chip.
         group: chips that take part together.
         times: how often it runs.
@@ -40,11 +40,16 @@ class Collective:
     """
 
     kind: str
-    shape: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
     size: int
     group: int
     times: int
     operation: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the largest array."""
+        return max(self.shapes, key=math.prod)
 
     @property
     def sent(self) -> int:
@@ -144,7 +149,7 @@ def _parse(line: str, times: int) -> Collective | None:
     operation = _OPERATION.search(line)
     return Collective(
         kind,
-        max((shape for _, shape in arrays), key=math.prod),
+        tuple(shape for _, shape in arrays),
         sum(sizes),
         _group(line, kind),
         times,

@@ -76,6 +76,12 @@ def kill_the_second(both: list[subprocess.Popen[str]], event: Callable[[], bool]
     return said
 
 
+def starts(run: Path) -> list[str]:
+    """The lines that each start of a run has left, from when it takes its first step."""
+    file = run / "versions.jsonl"
+    return file.read_text().splitlines() if file.exists() else []
+
+
 def assert_undisturbed(run: Path, alone: Path, steps: int) -> None:
     expected, found = (load_file(path / "export" / "model.safetensors") for path in (alone, run))
     assert found.keys() == expected.keys()
@@ -87,34 +93,29 @@ def assert_undisturbed(run: Path, alone: Path, steps: int) -> None:
 
 @pytest.mark.slow
 def test_the_life_of_a_job(videos: Path, tmp_path: Path) -> None:
-    """Two processes, one killed; two again, past a damaged checkpoint, asked to stop; one to the end; two evaluate."""
-    # Many steps between two checkpoints of these, so that what is killed is not done by then.
-    config = in_double(recipe(videos, steps=STEPS, checkpoints=Checkpointing(every=3, validate_every=100, keep=3)))
+    """Two processes, of which one is killed; two again, asked to stop; one to the end."""
+    steps = 16
+    config = in_double(recipe(videos, steps=steps, checkpoints=Checkpointing(every=4, validate_every=100)))
     (alone,) = job(config, tmp_path / "alone", 1, "--mesh.fsdp", "2")
     finish(alone)
 
     run = tmp_path / "run"
-    kill_the_second(job(config, run, 2, "--mesh.fsdp", "2"), lambda: steps_taken(run) >= 10)
-    *_, last = steps_in(run / "checkpoints")
-    assert last < STEPS
+    kill_the_second(job(config, run, 2, "--mesh.fsdp", "2"), lambda: steps_taken(run) >= 6)
+    saved = steps_in(run / "checkpoints")[-1]
+    assert saved < steps
 
-    # A part that the second process alone reads.
-    part = max(
-        (run / "checkpoints" / str(last) / "state" / "ocdbt.process_1" / "d").iterdir(), key=lambda p: p.stat().st_size
-    )
-    part.write_bytes(b"\0" * part.stat().st_size)
     first, second = job(config, run, 2, "--mesh.fsdp", "2")
-    assert wait_for(first, lambda: steps_taken(run) >= last + 2)
+    assert wait_for(first, lambda: len(starts(run)) == 2 and steps_taken(run) > saved)
     second.send_signal(signal.SIGTERM)
     said = [finish(first), finish(second)]
-    assert f"the checkpoint of step {last} is damaged" in said[0]
+    assert f"going on after step {saved} " in said[0]
     assert "stopped after step " in said[0]
     assert "step" not in said[1]  # the first alone tells
-    assert steps_in(run / "checkpoints")[-1] < STEPS
+    assert steps_in(run / "checkpoints")[-1] < steps
 
     (single,) = job(config, run, 1, "--mesh.frames", "2")
     assert "going on after step " in finish(single)
-    assert_undisturbed(run, tmp_path / "alone", STEPS)
+    assert_undisturbed(run, tmp_path / "alone", steps)
 
 
 @pytest.mark.slow
@@ -127,8 +128,8 @@ def test_two_processes_evaluate_every_video_once(videos: Path, tmp_path: Path) -
     (single,) = processes(1, [*command, "--output", str(tmp_path / "one")])
     finish(single)
     said = [process.communicate(timeout=300) for process in processes(2, [*command, "--output", str(tmp_path / "two")])]
-    assert "videos               6" in said[0][0]
-    assert said[1] == ("", "")
+    assert "videos               6" in said[0][0], said
+    assert not [text for text in said[1] if "videos" in text or "step" in text or "loading" in text]
     one, two = (read_lines(tmp_path / name / "predictions.jsonl") for name in ("one", "two"))
     assert [line["id"] for line in two] == [line["id"] for line in one] == list(range(6))
     for ours, theirs in zip(two, one, strict=True):
