@@ -45,13 +45,15 @@ class Forward:
             module: the folded model.
             variables: {"params": ...}, with "scales" if quantized.
             batch_size: None takes 1 on a CPU, where larger batches are no faster, and 8 elsewhere, for each of the
-                devices that clips are spread over.
+                devices that clips are spread over; another number is raised to a multiple of theirs.
             mesh: devices that share the work; None is one.
         """
         self.module = module
         self._mesh = mesh
         self._places = 1 if mesh is None else clips_at_once(mesh)
-        self.batch_size = batch_size or self._places * (1 if jax.default_backend() == "cpu" else 8)
+        # Whole numbers on each device, so that only the last batch has to be filled up.
+        on_each = -(-batch_size // self._places) if batch_size else 1 if jax.default_backend() == "cpu" else 8
+        self.batch_size = on_each * self._places
         self._variables = variables
 
     @property
@@ -69,9 +71,8 @@ class Forward:
         rows: list[Any] = []
         for start in range(0, count, self.batch_size):
             batch = clips[start : start + self.batch_size]
-            # As many on each device, and few different numbers.
-            each, most = (-(-number // self._places) for number in (len(batch), self.batch_size))
-            padding = bucket(each, most) * self._places - len(batch)
+            on_each = bucket(-(-len(batch) // self._places), self.batch_size // self._places)
+            padding = on_each * self._places - len(batch)
             if padding:
                 batch = np.concatenate([batch, np.zeros_like(batch, shape=(padding, *batch.shape[1:]))])
             with _on(self._mesh):
