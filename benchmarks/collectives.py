@@ -32,7 +32,7 @@ class Collective:
 
     Attributes:
         kind: of KINDS.
-        shape: of the result on a chip; of the largest array where there are several.
+        shapes: of the result on a chip; several where they are sent together.
         size: bytes of the result on a chip.
         group: chips that take part together.
         times: how often it runs.
@@ -40,11 +40,16 @@ class Collective:
     """
 
     kind: str
-    shape: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
     size: int
     group: int
     times: int
     operation: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the largest array."""
+        return max(self.shapes, key=math.prod)
 
     @property
     def sent(self) -> int:
@@ -71,14 +76,17 @@ def collectives(text: str) -> list[Collective]:
             entry = current if match[1] else entry
         elif current is not None:
             computations[current].append(line)
-    # One that overlaps with several others is written beside each of them, always on the same channel.
-    found: dict[str, Collective] = {}
+    # One that overlaps with several others is written beside each of them, in another computation, always on the same
+    # channel. (Those of `shard_map` share a channel, but not the place in the model, or the computation.)
+    found: dict[tuple[str, Collective], int] = {}
     for name, times in _times(computations, entry).items():
+        here: collections.Counter[tuple[str, Collective]] = collections.Counter()
         for line in computations[name]:
             if (collective := _parse(line, times)) is not None and collective.group > 1:
                 channel = _CHANNEL.search(line)
-                found[channel[1] if channel else line] = collective
-    return list(found.values())
+                here[channel[1] if channel else line, collective] += 1
+        found |= {key: max(count, found.get(key, 0)) for key, count in here.items()}
+    return [collective for (_, collective), count in found.items() for _ in range(count)]
 
 
 def by_kind(found: list[Collective]) -> dict[str, dict[str, int]]:
@@ -141,7 +149,7 @@ def _parse(line: str, times: int) -> Collective | None:
     operation = _OPERATION.search(line)
     return Collective(
         kind,
-        max((shape for _, shape in arrays), key=math.prod),
+        tuple(shape for _, shape in arrays),
         sum(sizes),
         _group(line, kind),
         times,

@@ -6,7 +6,8 @@
     python benchmarks/tpu_compile.py --list
 
 For each case: whether it compiles; bytes on a chip (arguments, temporaries, peak) beside the chip's memory; collectives
-by kind, with the bytes that a chip sends; FLOPs by the shapes, and the step time that a roofline gives.
+by kind, with the bytes that a chip sends, also of tokens that are gathered (not parameters, not CLS); FLOPs by the
+shapes, and the step time that a roofline gives.
 """
 
 import os
@@ -20,6 +21,7 @@ os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
 import argparse
 import dataclasses
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -28,12 +30,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from collectives import by_kind, collectives
+from collectives import Collective, by_kind, collectives
 from jax.experimental import topologies
 from roofline import ASSUMPTIONS, CHIPS, forward_flops, step_flops
 
 from timesformer_jax import TimesformerConfig, TimesformerForVideoClassification, VideoProcessor
-from timesformer_jax.sharding import MeshConfig, clip_sharding, make_mesh, shardings_of, use_mesh
+from timesformer_jax.sharding import (
+    MeshConfig,
+    ShardingRules,
+    clip_sharding,
+    clips_at_once,
+    make_mesh,
+    shardings_of,
+    use_mesh,
+)
 from timesformer_jax.training.evaluate import make_predict
 from timesformer_jax.training.optimizer import make_optimizer
 from timesformer_jax.training.recipe import TrainConfig
@@ -99,8 +109,8 @@ CASES = {
 }
 
 
-def lowered(case: Case, mesh: jax.sharding.Mesh) -> tuple[Any, TimesformerConfig]:
-    """The real function of the case, on shapes alone."""
+def lowered(case: Case, mesh: jax.sharding.Mesh) -> tuple[Any, TimesformerConfig, Any]:
+    """The real function of the case, on shapes alone; the configuration, and the parameters' shapes."""
     config = TimesformerConfig(
         num_frames=case.frames,
         image_size=case.size,
@@ -129,7 +139,7 @@ def lowered(case: Case, mesh: jax.sharding.Mesh) -> tuple[Any, TimesformerConfig
         views = (case.clips, 1, *frames[1:])
         batch = jax.ShapeDtypeStruct(views, jnp.uint8, sharding=clip_sharding(mesh, views))
         with use_mesh(mesh):
-            return predict.trace(params, batch).lower(lowering_platforms=("tpu",)), config
+            return predict.trace(params, batch).lower(lowering_platforms=("tpu",)), config, params
     recipe = TrainConfig(batch_size=case.clips)
     rate = learning_rate_schedule(recipe.schedule, 0.005, steps_per_epoch=1000, total_steps=15000)
     optimizer = make_optimizer(recipe.optimizer, rate, num_layers=case.layers)
@@ -139,7 +149,33 @@ def lowered(case: Case, mesh: jax.sharding.Mesh) -> tuple[Any, TimesformerConfig
     batch = {"frames": clips(frames, jnp.uint8), "labels": clips((case.clips,), jnp.int32)}
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
     with use_mesh(mesh):
-        return jitted.trace(placed(state, shardings), batch).lower(lowering_platforms=("tpu",)), config
+        return jitted.trace(placed(state, shardings), batch).lower(lowering_platforms=("tpu",)), config, params
+
+
+def gathered_tokens(found: list[Collective], params: Any, mesh: jax.sharding.Mesh, cls: int) -> int:
+    """Bytes that a chip sends in all-gathers of what is neither parameters (or gradients), nor CLS.
+
+    Args:
+        found: in the compiled program.
+        params: shapes of the parameters.
+        mesh: of the chips.
+        cls: numbers in the CLS rows of a chip, one for each frame.
+    """
+    # Whole, or as `fsdp` gathers them; all layers together, or one.
+    gathered = jax.tree.map(
+        lambda leaf, sharding: sharding.shard_shape(leaf.shape),
+        params,
+        shardings_of(params, mesh, ShardingRules(embed=None)),
+    )
+    shapes = jax.tree.leaves(gathered, is_leaf=lambda node: isinstance(node, tuple))
+    shapes += [leaf.shape for leaf in jax.tree.leaves(params)]
+    sizes = {math.prod(shape[first:]) for shape in shapes for first in (0, 1)}
+    return sum(
+        each.sent
+        for each in found
+        if each.kind == "all-gather"
+        if any(math.prod(shape) > cls and math.prod(shape) not in sizes for shape in each.shapes)
+    )
 
 
 def report(case: Case) -> dict[str, Any]:
@@ -151,7 +187,7 @@ def report(case: Case) -> dict[str, Any]:
     description: Any = topologies.get_topology_desc(platform="tpu", topology_name=case.topology, **single)
     mesh = make_mesh(case.mesh, description.devices)
     start = time.monotonic()
-    program, config = lowered(case, mesh)
+    program, config, params = lowered(case, mesh)
     try:
         compiled = program.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -180,6 +216,9 @@ def report(case: Case) -> dict[str, Any]:
         "reached": None if case.goal is None else peak < case.goal,
         "collectives": kinds,
         "sent": sent,
+        "gathered_tokens": gathered_tokens(
+            found, params, mesh, max(1, case.clips // clips_at_once(mesh)) * case.frames * config.hidden_size
+        ),
         "largest_gathers": sorted(
             {(each.shape, each.group, each.times) for each in found if each.kind == "all-gather"},
             key=lambda gather: -np.prod(gather[0]),
@@ -210,6 +249,7 @@ def describe(name: str, case: Case, row: dict[str, Any]) -> str:
             for kind, values in row["collectives"].items()
             if values["count"]
         ),
+        f"  tokens all-gathered: {row['gathered_tokens'] / 1e6:,.1f} MB",
         f"  {row['flops'] / 1e12:,.1f} TFLOP; compute {row['compute_seconds'] * 1e3:,.1f} ms, "
         f"links {row['link_seconds'] * 1e3:,.1f} ms; step {row['step_seconds'][0] * 1e3:,.1f} to "
         f"{row['step_seconds'][1] * 1e3:,.1f} ms (compiled in {row['compile_seconds']:.0f} s)",

@@ -14,6 +14,7 @@
 # dies the others end within a minute, and all of them are started again, up to three times.
 set -uo pipefail
 
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # srun does not take it over by itself
 command=(timesformer train "$@" --processes.cluster slurm)
 for attempt in 1 2 3; do
   srun --kill-on-bad-exit=0 "${command[@]}" && exit 0

@@ -3,7 +3,8 @@
 #
 #   ZONE=us-west4-a BUCKET=gs://my-bucket ACCELERATOR=v5litepod-32 launch/tpu_queued.sh ssv2-L --mesh.frames 8 ...
 #
-# Everything after the script's name goes to `timesformer train`, the same on each host. The hosts find each other.
+# Everything after the script's name goes to `timesformer train`, the same on each host. The hosts find each other. When
+# the run is finished the queued resource is deleted.
 set -euo pipefail
 
 : "${ZONE:?the zone, such as us-west4-a}" "${BUCKET:?where the run is kept, such as gs://my-bucket}"
@@ -23,4 +24,5 @@ while true; do
   echo "$(date +%T) the queued resource $NAME is $state" >&2
   sleep 30
 done
-exec "$(dirname "$0")/tpu_vm.sh" "$@"
+KEEP=1 "$(dirname "$0")/tpu_vm.sh" "$@"
+gcloud compute tpus queued-resources delete "$NAME" --zone "$ZONE" --force --quiet

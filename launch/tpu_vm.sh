@@ -3,7 +3,8 @@
 #
 #   ZONE=us-west4-a BUCKET=gs://my-bucket launch/tpu_vm.sh ssv2-base --data.train ... --mesh.fsdp 8
 #
-# Everything after the script's name goes to `timesformer train`. Run it again to go on after an interruption.
+# Everything after the script's name goes to `timesformer train`. Run it again to go on after an interruption. KEEP=1
+# leaves the VM there.
 set -euo pipefail
 
 : "${ZONE:?the zone, such as us-west4-a}" "${BUCKET:?where the run is kept, such as gs://my-bucket}"
@@ -22,8 +23,10 @@ gcloud compute tpus tpu-vm ssh "$NAME" --zone "$ZONE" --worker=all --command "
   command -v gcsfuse > /dev/null || { echo 'install gcsfuse on the VM first: cloud.google.com/storage/docs/gcsfuse-install' >&2; exit 2; }
   sudo mkdir -p /mnt/run && sudo chown \$(whoami) /mnt/run
   mountpoint -q /mnt/run || gcsfuse ${BUCKET#gs://} /mnt/run
-  test -d ~/venv || python3 -m venv ~/venv
-  ~/venv/bin/pip install --quiet '$SOURCE'
+  # The VM's own Python is older than 3.11.
+  python3 -m pip install --quiet --user uv
+  test -d ~/venv || ~/.local/bin/uv venv --quiet --python 3.12 ~/venv
+  ~/.local/bin/uv pip install --quiet --python ~/venv/bin/python '$SOURCE'
   ~/venv/bin/timesformer train $arguments
 "
-gcloud compute tpus tpu-vm delete "$NAME" --zone "$ZONE" --quiet
+[ -n "${KEEP:-}" ] || gcloud compute tpus tpu-vm delete "$NAME" --zone "$ZONE" --quiet

@@ -22,6 +22,7 @@ ARRAY_MODULES = (
     "modeling",
     "packets",
     "decoding",
+    "ring",
 )
 LOOKING_MODULES = ("rollout", "attention_maps", "overlay", "animation", "visualization")
 TRAINING_MODULES = ("appearance", "clips", "mixing", "motion")

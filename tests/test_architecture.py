@@ -19,6 +19,7 @@ LAYERS = (
     {
         "attention",
         "blockwise",
+        "ring",
         "embeddings",
         "losses",
         "outputs",

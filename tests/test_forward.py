@@ -18,6 +18,7 @@ from timesformer_jax import VideoClassifier, VideoProcessor
 from timesformer_jax.errors import TimesformerError, VideoError
 from timesformer_jax.folding import fold_for_inference, inference_module
 from timesformer_jax.forward import Forward, compile_ahead, compute_logits
+from timesformer_jax.sharding import MeshConfig, make_mesh
 
 PROCESSOR = VideoProcessor(size=8, crop_size=(4 * ROWS, 4 * COLUMNS))
 SHAPE = (FRAMES, 4 * ROWS, 4 * COLUMNS, 3)
@@ -39,6 +40,18 @@ def test_any_number_of_clips_compiles_few_sizes() -> None:
     for count in (2, 3, 4, 5, 11):
         np.testing.assert_allclose(forward(clips[:count]), alone[:count], rtol=1e-4, atol=1e-5)
     assert compiled() - before == 3  # batches of 1, 2 and 4
+
+
+def test_a_mesh_of_one_device_changes_nothing() -> None:
+    """Those of several are in test_sharding.py."""
+    model, params = tiny_flax("space_only", dtype=jnp.float32, num_labels=6, num_hidden_layers=1)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    compile_ahead(inference_module(model, PROCESSOR), "int8", SHAPE, mesh).join()
+    alone, spread = (
+        VideoClassifier.from_model(model, params, PROCESSOR, weights="int8", batch_size=2, mesh=mesh).forward(frames(3))
+        for mesh in (None, mesh)
+    )
+    np.testing.assert_allclose(spread, alone, rtol=1e-5, atol=1e-6)  # float32
 
 
 @pytest.mark.parametrize("weights", ["float", "int8"])

@@ -68,7 +68,11 @@ def benchmark(name: str) -> ModuleType:
 
 
 # The partitioner once gave wrong gradients for the first of these, and for no other mesh (see TimesformerLayer).
-FEW = [{"mesh": (2, 1, 1, 4), "dropout": 0.2}, {"mesh": (1, 2, 2, 2), "dropout": 0.2, "remat": "full"}]
+FEW = [
+    {"mesh": (2, 1, 1, 4), "dropout": 0.2},
+    {"mesh": (1, 2, 2, 2), "dropout": 0.2, "remat": "full"},
+    {"mesh": (1, 1, 2, 4), "attention": JOINT, "batch": 2},
+]
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +87,13 @@ def test_loss_gradients_and_parameters_are_those_of_one_device(few: list[dict[st
 
 def test_patches_turn_by_all_to_all_alone(few: list[dict[str, Any]]) -> None:
     assert_no_gathered_patches(few[0]["text"])
+
+
+def test_joint_attention_passes_keys_and_values_round(few: list[dict[str, Any]]) -> None:
+    found = benchmark("collectives").collectives(few[2]["text"])
+    # In each of two layers keys and values go to three others; in the backward pass round, with their gradients.
+    assert sum(each.times for each in found if each.kind == "collective-permute") == 2 * (3 + 2 * 4)
+    assert not [e for e in found if e.kind in ("all-gather", "all-to-all") and math.prod(e.shape) > 8 * 24]
 
 
 def assert_no_gathered_patches(text: str) -> None:
@@ -133,6 +144,13 @@ def test_the_step_for_gpus() -> None:
     # The turns inside the layers.
     assert '<@mesh, [{"data", "fsdp"}, {"frames"}, {}, {}]>' in text
     assert '<@mesh, [{"data", "fsdp"}, {}, {"frames"}, {}]>' in text
+
+
+@pytest.mark.slow
+def test_inference_is_that_of_one_device() -> None:
+    found = on_eight_devices("sharded_forward.py")
+    assert len(found) == 5
+    assert [(case, difference) for case, difference in found if not difference <= CLOSE] == []
 
 
 def test_mesh_sizes() -> None:
@@ -215,13 +233,16 @@ def test_collectives_are_counted_in_loops(groups: str, size: int) -> None:
 ENTRY %main (p: f32[4,6]) -> f32[4,6] {{
   %w = (s32[], f32[4,6]) while(%t), condition=%condition, body=%body
   %b = (bf16[2,3]{{1,0}}, bf16[8]{{0}}) all-reduce(%x, %y), channel_id=2, {groups}, to_apply=%add
+  %p = f32[4]{{0}} collective-permute(%x), channel_id=1, source_target_pairs=0, metadata={{op_name="f/p"}}
+  %q = f32[4]{{0}} collective-permute(%y), channel_id=1, source_target_pairs=0, metadata={{op_name="f/p"}}
 }}
 """
     module = benchmark("collectives")
-    gather, reduce = sorted(module.collectives(text), key=lambda each: each.kind)
-    assert dataclasses.astuple(gather) == ("all-gather", (4, 6), 96, size, 12, "jit(f)/a")
+    gather, reduce, *passed = sorted(module.collectives(text), key=lambda each: each.kind)
+    assert dataclasses.astuple(gather) == ("all-gather", ((4, 6),), 96, size, 12, "jit(f)/a")
     assert gather.sent == 96 * (size - 1) // size * 12
     assert (reduce.size, reduce.shape, reduce.times) == (28, (8,), 1)
+    assert [each.sent for each in passed] == [16, 16]  # on one channel, as those of shard_map are
 
 
 def test_the_tpu_compiler_takes_the_step() -> None:
@@ -232,3 +253,4 @@ def test_the_tpu_compiler_takes_the_step() -> None:
     assert result.returncode == 0, result.stderr
     assert "fits" in result.stdout
     assert "all-to-all" in result.stdout
+    assert "tokens all-gathered: 0.0 MB" in result.stdout

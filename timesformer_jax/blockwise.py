@@ -16,12 +16,12 @@ from jaxtyping import Array, Float
 
 Precision = jax.lax.PrecisionLike
 Residuals = tuple[Array, Array, Array, Array, Array]
+
 Blocks = tuple[int, int]
-"""Rows of a block of queries and of a block of keys."""
+"""Rows of a block of queries, and of a block of keys."""
 
-
-_BLOCKS = (512, 512)
-"""On accelerators, all heads at once."""
+BLOCKS: Blocks = (512, 512)
+"""With all heads at once, as accelerators like them."""
 
 _CPU_BLOCKS, _CPU_HEADS = (256, 32768), 2
 """On a CPU, a head for each of two threads: a few queries against (mostly) all keys, whose softmax is then one pass."""
@@ -44,7 +44,7 @@ def attention_in_blocks(
         )
         return values.reshape(query.shape)
 
-    def in_blocks(query: Array, key: Array, value: Array, blocks: Blocks = _BLOCKS) -> Array:
+    def in_blocks(query: Array, key: Array, value: Array, blocks: Blocks = BLOCKS) -> Array:
         return blockwise_attention(query, key, value, scale, precision, blocks)
 
     return jax.lax.platform_dependent(query, key, value, cpu=on_cpu, default=in_blocks)
@@ -74,14 +74,15 @@ def blockwise_attention(
     return _forward(query, key, value, scale, precision, blocks)[0]
 
 
-def _forward(
+def attend_in_blocks(
     query: Float[Array, "*b q k"],
     key: Float[Array, "*b s k"],
     value: Float[Array, "*b s k"],
     scale: float,
     precision: Precision,
     blocks: Blocks,
-) -> tuple[Float[Array, "*b q k"], Residuals]:
+) -> tuple[Float[Array, "*b q k"], Float[Array, "*b q 1"]]:
+    """What `blockwise_attention` gives, before it is rounded, and the logarithm of each row's sum."""
     rows, columns = blocks
     dtype, product = _exact(query.dtype, precision)
 
@@ -100,15 +101,25 @@ def _forward(
         column = (*query.shape[:-1], 1)
         start = (jnp.full(column, -jnp.inf, dtype), jnp.zeros(column, dtype), jnp.zeros(query.shape, dtype))
         (largest, total, values), _ = _over_blocks(step, start, columns, (key, value))
-        return None, ((values / total).astype(query.dtype), largest + jnp.log(total))
+        return None, (values / total, largest + jnp.log(total))
 
     _, (result, log_sums) = _over_blocks(attend, None, rows, (query,))
-    return result, (query, key, value, result, log_sums)
+    return result, log_sums
 
 
-def _backward(
+def gradients_in_blocks(
     scale: float, precision: Precision, blocks: Blocks, residuals: Residuals, gradient: Float[Array, "*b q k"]
 ) -> tuple[Float[Array, "*b q k"], Float[Array, "*b s k"], Float[Array, "*b s k"]]:
+    """Gradients of queries, keys and values, before they are rounded.
+
+    Args:
+        scale: of the logits.
+        precision: of matrix products.
+        blocks: how many queries and how many keys a block has.
+        residuals: queries; keys and values, of which those of other rows may be elsewhere; the result and the
+            logarithms of sums, over all rows.
+        gradient: of the result.
+    """
     query, key, value, result, log_sums = residuals
     rows, columns = blocks
     dtype, product = _exact(query.dtype, precision)
@@ -132,11 +143,26 @@ def _backward(
 
         start = (jnp.zeros(key.shape, dtype), jnp.zeros(value.shape, dtype))
         totals, (part,) = _over_blocks(along_queries, start, rows, (query, gradient, log_sums, common))
-        return query_gradient + part, (totals[0].astype(key.dtype), totals[1].astype(value.dtype))
+        return query_gradient + part, totals
 
     start = jnp.zeros(query.shape, dtype)
     query_gradient, (key_gradient, value_gradient) = _over_blocks(along_keys, start, columns, (key, value))
-    return query_gradient.astype(query.dtype), key_gradient, value_gradient
+    return query_gradient, key_gradient, value_gradient
+
+
+def _forward(
+    query: Array, key: Array, value: Array, scale: float, precision: Precision, blocks: Blocks
+) -> tuple[Array, Residuals]:
+    result, log_sums = attend_in_blocks(query, key, value, scale, precision, blocks)
+    result = result.astype(query.dtype)
+    return result, (query, key, value, result, log_sums)
+
+
+def _backward(
+    scale: float, precision: Precision, blocks: Blocks, residuals: Residuals, gradient: Array
+) -> tuple[Array, ...]:
+    gradients = gradients_in_blocks(scale, precision, blocks, residuals, gradient)
+    return tuple(each.astype(array.dtype) for each, array in zip(gradients, residuals[:3], strict=True))
 
 
 blockwise_attention.defvjp(_forward, _backward)

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from .errors import ConfigError, TimesformerError, TrainingError
 from .progress import say
+from .progress import step as shown_step
 
 HEARTBEAT_SECONDS = 30
 """After so much silence a process counts as dead. JAX's own 100 would hold the others for minutes."""
@@ -113,6 +114,25 @@ def announce(message: str) -> None:
     """`say`, once in the whole job."""
     if is_first():
         say(message)
+
+
+@contextlib.contextmanager
+def step(description: str) -> Generator[None]:
+    """`progress.step`, shown once in the whole job."""
+    with shown_step(description) if is_first() else contextlib.nullcontext():
+        yield
+
+
+def in_all(fact: bool) -> bool:
+    """Whether something is so in every process; all have to ask."""
+    import jax
+
+    if jax.process_count() == 1:
+        return fact
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return bool(np.all(multihost_utils.process_allgather(np.array(fact))))
 
 
 def from_first(number: int) -> int:

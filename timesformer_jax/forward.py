@@ -1,5 +1,6 @@
 """Frames to logits: a folded model, its parameters on the device, and a compiled program for each size of batch."""
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable
@@ -9,12 +10,14 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, UInt8
 
 from .checkpoints.mapping import Params
 from .compilation import bucket
 from .folding import InferenceModel, folded_shapes
 from .quantization import apply, quantized_shapes
+from .sharding import clip_sharding, clips_at_once, shardings_of, use_mesh
 
 Weights = Literal["float", "int8"]
 Variables = dict[str, Params]
@@ -26,27 +29,41 @@ class Forward:
 
     Attributes:
         module: the folded model.
-        batch_size: how many clips go to the device together, at most.
+        batch_size: how many clips go to the devices together, at most.
     """
 
     def __init__(
-        self, module: InferenceModel, variables: Variables | Future[Variables], batch_size: int | None = None
+        self,
+        module: InferenceModel,
+        variables: Variables | Future[Variables],
+        batch_size: int | None = None,
+        mesh: Mesh | None = None,
     ) -> None:
         """Takes what `fold_for_inference` or `quantize` made, or the promise of it.
 
         Args:
             module: the folded model.
             variables: {"params": ...}, with "scales" if quantized.
-            batch_size: None takes 1 on a CPU, where larger batches are no faster, and 8 elsewhere.
+            batch_size: None takes 1 on a CPU, where larger batches are no faster, and 8 elsewhere, for each of the
+                devices that clips are spread over; another number is raised to a multiple of theirs.
+            mesh: devices that share the work; None is one.
         """
         self.module = module
-        self.batch_size = batch_size or (1 if jax.default_backend() == "cpu" else 8)
+        self._mesh = mesh
+        self._places = 1 if mesh is None else clips_at_once(mesh)
+        # Whole numbers on each device, so that only the last batch has to be filled up.
+        on_each = -(-batch_size // self._places) if batch_size else 1 if jax.default_backend() == "cpu" else 8
+        self.batch_size = on_each * self._places
         self._variables = variables
 
     @property
     def variables(self) -> Variables:
         """The parameters, once they are there; raises what reading them raised."""
-        return self._variables.result() if isinstance(self._variables, Future) else self._variables
+        if isinstance(self._variables, Future):
+            self._variables = self._variables.result()
+        if self._mesh is not None:
+            self._variables = jax.device_put(self._variables, shardings_of(self._variables, self._mesh))
+        return self._variables
 
     def __call__(self, clips: Clips) -> Float[np.ndarray, "b labels"]:
         """Logits of any number of clips, batch by batch; the last is padded to a size that is compiled."""
@@ -54,29 +71,48 @@ class Forward:
         rows: list[Any] = []
         for start in range(0, count, self.batch_size):
             batch = clips[start : start + self.batch_size]
-            padding = bucket(len(batch), self.batch_size) - len(batch)
+            on_each = bucket(-(-len(batch) // self._places), self.batch_size // self._places)
+            padding = on_each * self._places - len(batch)
             if padding:
                 batch = np.concatenate([batch, np.zeros_like(batch, shape=(padding, *batch.shape[1:]))])
-            rows.append(compute_logits(self.module, variables, batch))
+            with _on(self._mesh):
+                rows.append(compute_logits(self.module, variables, _placed(batch, self._mesh)))
         return np.concatenate([np.asarray(row) for row in rows])[:count]
 
 
 def compile_ahead(
-    module: InferenceModel, weights: Weights, clip_shape: tuple[int, ...], count: int = 1
+    module: InferenceModel, weights: Weights, clip_shape: tuple[int, ...], mesh: Mesh | None = None
 ) -> threading.Thread:
-    """Starts to compile for batches of `count` clips, while parameters and video are still being read."""
+    """Starts to compile for single clips (one on each device), while parameters and video are still being read."""
     dtype = jnp.float32 if module.pixel_centre is None else jnp.uint8
     shapes = folded_shapes(module)
-    variables = quantized_shapes(shapes) if weights == "int8" else {"params": shapes}
-    frames = jax.ShapeDtypeStruct((count, *clip_shape), dtype)
+    variables: Any = quantized_shapes(shapes) if weights == "int8" else {"params": shapes}
+    shape = (1 if mesh is None else clips_at_once(mesh), *clip_shape)
+    frames = jax.ShapeDtypeStruct(shape, dtype)
+    if mesh is not None:
+        variables = jax.tree.map(_shape_on, variables, shardings_of(variables, mesh))
+        frames = _shape_on(frames, clip_sharding(mesh, shape))
 
     def compile() -> None:
-        compute_logits.lower(module, variables, frames).compile()
+        with _on(mesh):
+            compute_logits.lower(module, variables, frames).compile()
 
     # No daemon: Python's end in the middle of a compilation would abort the process.
     thread = threading.Thread(target=_quietly(compile), name="compile")
     thread.start()
     return thread
+
+
+def _on(mesh: Mesh | None) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if mesh is None else use_mesh(mesh)
+
+
+def _placed(batch: Clips, mesh: Mesh | None) -> Any:
+    return batch if mesh is None else jax.device_put(batch, clip_sharding(mesh, batch.shape))
+
+
+def _shape_on(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _quietly(task: Callable[[], object]) -> Callable[[], None]:

@@ -9,6 +9,7 @@ from typing import Any, Self, overload
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Float, UInt8
 
@@ -56,6 +57,7 @@ class VideoClassifier:
         weights: Weights = "float",
         batch_size: int | None = None,
         processor: VideoProcessor | None = None,
+        mesh: Mesh | None = None,
         hub: HubOptions | None = None,
         wait: bool = True,
         **overrides: Any,
@@ -68,9 +70,10 @@ class VideoClassifier:
             param_dtype: that the parameters are rounded to when they are read; None keeps the file's own.
             precision: of matrix products.
             weights: "int8" keeps kernels in eight bits, see quantization.py.
-            batch_size: clips on the device together, at most; None is 1 on a CPU and 8 elsewhere.
+            batch_size: clips on the devices together, at most; None is 1 on a CPU and 8 elsewhere, for each device.
             processor: instead of the checkpoint's own preprocessing; a checkpoint without any gets that of the
                 published TimeSformer models at the config's image size.
+            mesh: devices that share the work (see sharding.py); None is one.
             hub: how to reach the Hub.
             wait: whether to wait for the weights; otherwise they are read, and the model compiled, while the caller
                 goes on, and the first use waits (and raises what they raise).
@@ -98,8 +101,8 @@ class VideoClassifier:
         variables = in_background(read)
         shape = clip_shape(model, processor)
         if not wait and shape is not None:
-            compile_ahead(module, weights, shape)
-        return cls(model, processor, Forward(module, variables.result() if wait else variables, batch_size))
+            compile_ahead(module, weights, shape, mesh)
+        return cls(model, processor, Forward(module, variables.result() if wait else variables, batch_size, mesh))
 
     @classmethod
     def from_model(
@@ -110,6 +113,7 @@ class VideoClassifier:
         *,
         weights: Weights = "float",
         batch_size: int | None = None,
+        mesh: Mesh | None = None,
     ) -> Self:
         """A classifier from a model in memory, whose parameters are left as they are.
 
@@ -119,11 +123,12 @@ class VideoClassifier:
             processor: how frames become pixel values; None is that of the published models.
             weights: as for `from_pretrained`.
             batch_size: as for `from_pretrained`.
+            mesh: as for `from_pretrained`.
         """
         processor = processor or VideoProcessor()
         folded = processor_to_fold(model, processor)
         variables = folded_variables(model, params, folded, weights, in_place=False)
-        return cls(model, processor, Forward(inference_module(model, folded), variables, batch_size))
+        return cls(model, processor, Forward(inference_module(model, folded), variables, batch_size, mesh))
 
     @property
     def sampling(self) -> str:

@@ -2,7 +2,8 @@
 
 Between layers the tokens of a clip are two arrays: patches (b, n, t, d), and CLS apart from them, (b, 1, 1, d) for
 the clip or (b, 1, t, d) where each frame has its own (space-only). Joint attention holds all its patches in a single
-frame, (b, n*t, 1, d), which makes it the space-only layer with one frame. Letters are those of modeling.py.
+frame, (b, n*t, 1, d), which makes it the space-only layer with one frame; but for clips whose frames are spread evenly
+over devices (see ring.py). Letters are those of modeling.py.
 """
 
 from typing import Any
@@ -28,6 +29,8 @@ from .attention import (
 from .config import TimesformerConfig
 from .embeddings import extract_patches, resize_space_embedding, resize_time_embedding
 from .rematerialization import Remat
+from .ring import ring_attention, spread_cls_attention
+from .sharding import axes_in_use, devices_along
 
 Tokens = tuple[Float[Array, "b 1 t_cls d"], Float[Array, "b n t d"]]
 """CLS and patches."""
@@ -134,8 +137,9 @@ class TimesformerEmbeddings(TimesformerModule):
                 "time_embeddings", initializers.zeros, (config.num_frames, config.hidden_size), self.param_dtype
             )
             patches = drop(patches + resize_time_embedding(time.astype(self.dtype), num_frames))
-        if config.attention_type == "joint_space_time":
-            patches = patches.reshape(batch, patches.shape[1] * num_frames, 1, config.hidden_size)
+        # Frames that are spread over devices stay where they are.
+        if config.attention_type == "joint_space_time" and not _spread_evenly(num_frames):
+            patches = _in_one_frame(patches)
         return cls, patches
 
 
@@ -152,19 +156,28 @@ class TimesformerAttention(TimesformerModule):
 
     @nn.compact
     def __call__(
-        self, tokens: Float[Array, "b s t d"], *, temporal: bool = False, train: bool = False
-    ) -> tuple[Float[Array, "b queries t d"], Float[Array, "..."] | None]:
-        """Attention over frames (temporal) or over the tokens of a frame; the probabilities, if they are asked for."""
+        self, tokens: Float[Array, "b s t d"] | Tokens, *, temporal: bool = False, train: bool = False
+    ) -> tuple[Any, Float[Array, "..."] | None]:
+        """Attention over frames (temporal) or over the tokens of a frame; the probabilities, if they are asked for.
+
+        CLS and patches apart from each other are those of joint attention, with frames that are spread over devices.
+        """
         config = self.config
         drops = train and config.attention_probs_dropout_prob > 0
         drop = nn.Dropout(config.attention_probs_dropout_prob, deterministic=not train)
         heads = (config.num_attention_heads, config.head_dim)
         scale = 1.0 if self.folded else config.head_dim**-0.5
         use_bias = config.qkv_bias or self.folded  # the norm's bias is folded into this one
+        probabilities = None
         if self.cls_only:
-            query = self.dense((1, *heads), "query", use_bias=use_bias)(tokens[:, :1])
-            key_value = self.dense((2, *heads), "key_value", use_bias=use_bias)(tokens)
-            values, probabilities = cls_attention(query, key_value, scale=scale, precision=self.precision), None
+            cls = tokens[0] if isinstance(tokens, tuple) else tokens[:, :1]
+            query = self.dense((1, *heads), "query", use_bias=use_bias)(cls)
+            key_value = jax.tree.map(self.dense((2, *heads), "key_value", use_bias=use_bias), tokens)
+            attend_from_cls = spread_cls_attention if isinstance(tokens, tuple) else cls_attention
+            values = attend_from_cls(query, key_value, scale=scale, precision=self.precision)
+        elif isinstance(tokens, tuple):
+            cls_qkv, qkv = jax.tree.map(self.dense((3, *heads), "qkv", use_bias=use_bias), tokens)
+            values = ring_attention(cls_qkv, qkv, axes_in_use("parallel"), scale=scale, precision=self.precision)
         else:
             qkv = self.dense((3, *heads), "qkv", use_bias=use_bias)(tokens)
             attend = temporal_attention if temporal else spatial_attention
@@ -180,8 +193,9 @@ class TimesformerAttention(TimesformerModule):
                 precision=self.precision,
                 implementation=implementation,
             )
-        output = self.dense(config.hidden_size, "output", axis=(-2, -1))(values)
-        output = nn.Dropout(config.hidden_dropout_prob, deterministic=not train)(output)
+        output = jax.tree.map(self.dense(config.hidden_size, "output", axis=(-2, -1)), values)
+        if not isinstance(output, tuple):
+            output = nn.Dropout(config.hidden_dropout_prob, deterministic=not train)(output)
         return output, probabilities if self.output_attentions else None
 
 
@@ -242,15 +256,21 @@ class TimesformerLayer(TimesformerModule):
             patches = with_logical_constraint(patches + residual, _TEMPORAL)
 
         patches = with_logical_constraint(patches, _SPATIAL)
+        apart = self.config.attention_type == "joint_space_time" and num_frames > 1
+        if apart and self.needs_whole_clips():
+            apart, num_frames, patches = False, 1, _in_one_frame(patches)
         frame_cls = jnp.broadcast_to(cls, (batch, 1, num_frames, cls.shape[-1]))
         attention = TimesformerAttention(
             **self.settings(), cls_only=self.cls_only, output_attentions=self.output_attentions, name="attention"
         )
-        residual, probabilities = attention(
-            self.layer_norm("layernorm_before")(jnp.concatenate([frame_cls, patches], axis=1)), train=self.train
-        )
-        residual = residual * self.drop_path(drop_path_rate, (batch, 1, num_frames, 1))
-        cls_residual, patches_residual = residual[:, :1], residual[:, 1:]
+        norm = self.layer_norm("layernorm_before")
+        if apart:
+            (cls_residual, patches_residual), probabilities = attention((norm(cls), norm(patches)), train=self.train)
+        else:
+            residual, probabilities = attention(norm(jnp.concatenate([frame_cls, patches], axis=1)), train=self.train)
+            cls_residual, patches_residual = residual[:, :1], residual[:, 1:]
+        scale = self.drop_path(drop_path_rate, (batch, 1, 1 if apart else num_frames, 1))
+        cls_residual, patches_residual = cls_residual * scale, patches_residual * scale
         if divided:  # each frame had a copy of the clip's CLS
             cls_residual = cls_residual.mean(axis=2, keepdims=True)
         cls, patches = cls + cls_residual, patches[:, : patches_residual.shape[1]] + patches_residual
@@ -260,6 +280,8 @@ class TimesformerLayer(TimesformerModule):
         scale = self.drop_path(drop_path_rate, (batch, 1, cls_frames, 1))
         cls = cls + scale * mlp(norm(cls), train=self.train)
         patches = patches + scale * mlp(norm(patches), train=self.train)
+        if patches.size:  # in one frame or in several, as they came
+            patches = patches.reshape(tokens[1].shape)
         patches = with_logical_constraint(patches, _SPATIAL)
 
         tokens = (cls, patches)
@@ -269,11 +291,26 @@ class TimesformerLayer(TimesformerModule):
             temporal_probabilities,
         )
 
+    def needs_whole_clips(self) -> bool:
+        """Whether joint attention can't leave a clip's frames where they are (see ring.py), and gathers them."""
+        config = self.config
+        drops = self.train and max(config.hidden_dropout_prob, config.attention_probs_dropout_prob) > 0
+        return drops or self.output_attentions or self.attention_implementation not in ("auto", "blocks")
+
     def drop_path(self, rate: Array, shape: tuple[int, ...]) -> Array | int:
         """1, or in training one random scale for each branch of `shape` (see `stochastic_depth_scale`)."""
         if not self.train or self.config.drop_path_rate == 0:
             return 1
         return stochastic_depth_scale(self.make_rng("dropout"), rate, shape, self.dtype)
+
+
+def _in_one_frame(patches: Float[Array, "b n t d"]) -> Float[Array, "b s 1 d"]:
+    return patches.reshape(patches.shape[0], -1, 1, patches.shape[-1])
+
+
+def _spread_evenly(num_frames: int) -> bool:
+    axes = axes_in_use("parallel")
+    return bool(axes) and num_frames % devices_along(axes) == 0
 
 
 def _symmetric_uniform(bound: float) -> initializers.Initializer:

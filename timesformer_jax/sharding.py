@@ -157,6 +157,18 @@ def use_mesh(mesh: Mesh, rules: ShardingRules | None = None) -> Generator[None]:
         yield
 
 
+def axes_in_use(logical: str) -> tuple[str, ...]:
+    """The axes of the mesh of `use_mesh` that a logical axis is spread over; none where they have a single device."""
+    axes: Any = dict(nn.get_logical_axis_rules()).get(logical)
+    return tuple(axis for axis in _names(axes) if devices_along((axis,)) > 1)
+
+
+def devices_along(axes: Sequence[str]) -> int:
+    """How many devices of the mesh of `use_mesh` there are along some of its axes."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    return math.prod(shape.get(axis, 1) for axis in axes)
+
+
 def shardings_of(tree: Any, mesh: Mesh, rules: ShardingRules | None = None) -> Any:
     """Where each array of a tree lives, found by its path.
 
@@ -185,6 +197,11 @@ def clip_sharding(mesh: Mesh, shape: Sequence[int], rules: ShardingRules | None 
     axes = ("batch", "parallel") if len(shape) == 5 else ("batch",)
     padded = axes + (None,) * (len(shape) - len(axes))
     return NamedSharding(mesh, (rules or ShardingRules()).spec(padded, shape, mesh))
+
+
+def clips_at_once(mesh: Mesh, rules: ShardingRules | None = None) -> int:
+    """How many parts a batch of clips is cut into."""
+    return math.prod(mesh.shape[axis] for axis in _names((rules or ShardingRules()).batch))
 
 
 def batch_share(mesh: Mesh, batch_size: int, rules: ShardingRules | None = None) -> tuple[int, int]:

@@ -1,6 +1,9 @@
 """Checkpoints: asynchronous saves hold what they were given, damage is noticed, the best and the last are kept."""
 
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +149,67 @@ def test_fingerprints_see_any_change() -> None:
 
 def test_nothing_to_restore(tmp_path: Path) -> None:
     assert restored(tmp_path / "nowhere") is None
+
+
+# Two processes restore what spreads over both; the second alone can't read its part of the last checkpoint.
+RESTORE = """
+import sys
+from pathlib import Path
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from timesformer_jax.distributed import ProcessOptions, joined
+from timesformer_jax.training.checkpointing import Checkpoints
+from timesformer_jax.training.recipe import Checkpointing
+from timesformer_jax.training.step import TrainState
+
+address, index, directory = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+with joined(ProcessOptions(coordinator=address, count=2, index=index)):
+    spread = NamedSharding(jax.make_mesh((2,), ("x",)), PartitionSpec("x"))
+    whole = NamedSharding(spread.mesh, PartitionSpec())
+
+    def state_at(step):
+        values = np.arange(6000.0, dtype=np.float32).reshape(100, 60) + step
+        kernel = jax.make_array_from_callback(values.shape, spread, lambda part: values[part])
+        number = jax.make_array_from_callback((), whole, lambda _: np.int32(step))
+        return TrainState(step=number, params={"kernel": kernel}, optimizer=(), ema=None)
+
+    checkpoints = Checkpoints(directory, Checkpointing(keep=10))
+    for step in (1, 2):
+        checkpoints.save(state_at(step), {"data": step}, None)
+    checkpoints.wait()
+    checkpoints.close()
+    if index == 1:  # the numbers are there in no other process
+        read = Checkpoints._read
+        def fails(self, path, template):
+            if path.name == "2":
+                raise OSError("bad block")
+            return read(self, path, template)
+        Checkpoints._read = fails
+    template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_at(0))
+    state, run = Checkpoints(directory, Checkpointing()).restore(template)
+    (part,) = state.params["kernel"].addressable_shards
+    assert float(part.data[0, 0]) == 3000 * index + 1
+    print(int(state.step), run["data"])
+"""
+
+
+@pytest.mark.slow
+def test_processes_agree_on_the_checkpoint_that_all_can_read(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    directory = tmp_path / "checkpoints"
+    command = [sys.executable, "-c", RESTORE, address]
+    both = [
+        subprocess.Popen([*command, str(i), str(directory)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for i in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=240) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [out.splitlines()[-1:] for out, _ in said] == [["1 1"]] * 2, said  # Gloo has a line of its own
+    assert "checkpoint of step 2 is damaged (another process can't read it)" in said[0][1]
+    assert "damaged" not in said[1][1]
+    assert (steps_in(directory), steps_in(tmp_path / "damaged")) == ([1], [2])

@@ -12,6 +12,7 @@ import tyro
 from ..errors import TimesformerError, VideoError
 from ..options import DTypeName, Flag, Loading, WeightsName, enable_x64
 from ..progress import counter, say
+from ..sharding import MeshConfig, make_mesh
 
 if TYPE_CHECKING:
     from ..inference import VideoClassifier
@@ -34,8 +35,9 @@ class Classify:
         seconds: length of a window; that of the training's clips when not given.
         dtype: of the computation.
         weights: int8 keeps them in a quarter of float32's memory.
-        batch_size: clips on the device together; 1 on a CPU and 8 elsewhere when not given.
+        batch_size: clips on the devices together; 1 on a CPU and 8 elsewhere for each device when not given.
         json: print one line of JSON for each video instead of a table.
+        mesh: how the devices share the work.
         loading: how the checkpoint is loaded.
     """
 
@@ -50,12 +52,14 @@ class Classify:
     weights: WeightsName = "float"
     batch_size: int | None = None
     json: Flag = False
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     loading: Annotated[Loading, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Loading)
 
     def run(self) -> int:
         """Classifies the videos one after the other; a bad one is reported and the others are answered."""
         self._require_sense()
         enable_x64(self.dtype)
+        mesh = make_mesh(self.mesh)
         say(f"loading {self.model} ...")
         from ..inference import VideoClassifier
 
@@ -64,6 +68,7 @@ class Classify:
             dtype=self.dtype,
             weights=self.weights,
             batch_size=self.batch_size,
+            mesh=mesh if mesh.size > 1 else None,
             wait=False,
             **self.loading.options(),
         )

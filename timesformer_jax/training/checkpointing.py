@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import Array, UInt32
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from ..distributed import announce, from_first, in_all, is_first, wait_for_all
 from ..files import write_atomically
 from ..progress import say
 from .recipe import Checkpointing
@@ -51,39 +52,57 @@ class Checkpoints:
         Args:
             template: a state of shapes, types and shardings; those of the checkpoint may have been others.
         """
-        for step in reversed(steps_in(self._directory)):
+        step = self._newest(math.inf)
+        while step >= 0:
+            found, reason = None, "another process can't read it"
             try:
                 with _silenced():
-                    state, run = self._read(self._directory / str(step), template)
-                    damaged = different(run["fingerprints"], fingerprints(state))
+                    found = self._read(self._directory / str(step), template)
+            except Exception as error:  # noqa: BLE001  Orbax and TensorStore raise many types on damaged files
+                reason = _reason(error)
+            if in_all(found is not None) and found is not None:
+                state, run, saved = found
+                damaged = different(saved, fingerprints(state))
                 if not damaged:
                     return state, run
                 reason = f"{damaged[0]} is not what was saved"
-            except Exception as error:  # noqa: BLE001  Orbax and TensorStore raise many types on damaged files
-                reason = _reason(error)
-            aside = self._set_aside(step)
-            say(f"the checkpoint of step {step} is damaged ({reason}); it was moved to {aside}")
+            self._set_aside(step, reason)
+            step = self._newest(step)
         return None
 
-    def _read(self, path: Path, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    def _newest(self, before: float) -> int:
+        """The last checkpoint before a step, the same in all processes; -1 where there is none."""
+        return from_first(max((step for step in steps_in(self._directory) if step < before), default=-1))
+
+    def _read(self, path: Path, template: TrainState) -> tuple[TrainState, dict[str, Any], dict[str, int]]:
+        """State, what was saved with it, and its fingerprints then."""
+        alone = ocp.options.MultiprocessingOptions()
+        if jax.process_count() > 1:
+            # Each by itself: else those that find nothing wrong would wait in Orbax for one that has found damage.
+            index = jax.process_index()
+            alone = ocp.options.MultiprocessingOptions(index, {index}, f"process_{index}")
+        handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
             args = ocp.args.Composite(**{STATE: ocp.args.StandardRestore(template), RUN: ocp.args.JsonRestore()})
             restored = checkpointer.restore(path, args=args)
-        return restored[STATE], restored[RUN]
+        return restored[STATE], restored[RUN], dict(restored[RUN]["fingerprints"])
 
-    def _set_aside(self, step: int) -> Path:
+    def _set_aside(self, step: int, reason: str) -> None:
         aside = self._directory.parent / "damaged" / str(step)
-        if jax.process_index() == 0:
+        if is_first():
             aside.parent.mkdir(exist_ok=True)
             shutil.rmtree(aside, ignore_errors=True)
             (self._directory / str(step)).rename(aside)
-        return aside
+        announce(f"the checkpoint of step {step} is damaged ({reason}); it was moved to {aside}")
+        wait_for_all(f"moved the checkpoint of step {step}")
 
     @property
     def manager(self) -> ocp.CheckpointManager:
         """Orbax's manager; made when first needed, after `restore` has moved damaged checkpoints out of its way."""
         if self._manager is None:
-            self._forget_damaged_metrics()
+            if is_first():
+                self._forget_damaged_metrics()
+            wait_for_all("read the checkpoints' metrics")
 
             def accuracy(metrics: Any) -> float:
                 return metrics.get(VALIDATION, -math.inf)  # of a damaged file

@@ -22,15 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..checkpoints import load_checkpoint
-from ..distributed import from_first
+from ..distributed import announce, from_first, is_first
+from ..distributed import step as shown_step
 from ..errors import ConfigError, DataError
 from ..files import read_json, write_atomically
 from ..inference import processor_for
 from ..modeling import TimesformerForVideoClassification
 from ..options import DTypeName
 from ..pretrained import require_x64
-from ..progress import say
-from ..progress import step as shown_step
 from ..sharding import BatchPlace, MeshConfig, batch_share, make_mesh, shardings_of, use_mesh
 from .data import ClipShape, DataConfig, class_names, evaluation_clips
 from .display import Display
@@ -120,16 +119,19 @@ def evaluate(
     )
     predict = make_predict(model, processor, views.average)
     params = jax.device_put(params, shardings_of(params, devices))
-    display = Display("evaluating", len(batches), start, 10)
-    display.start()
+    display = Display("evaluating", len(batches), start, 10) if is_first() else None
+    if display is not None:
+        display.start()
     try:
         with use_mesh(devices):
             for number, batch in enumerate(batches, start + 1):
                 batch = {**batch, "labels": translation[batch["labels"]]}
                 recorder.add(predict_batch(predict, params, batch, BatchPlace(devices, batch_size)))
-                display.update(number, "")
+                if display is not None:
+                    display.update(number, "")
     finally:
-        display.stop()
+        if display is not None:
+            display.stop()
         batches.close()
         recorder.close()
     evaluation = Evaluation.of(names, recorder.results)
@@ -146,7 +148,7 @@ def translate(classes: Sequence[str], names: Sequence[str], source: str) -> np.n
     if set(classes) <= set(names):
         return np.array([names.index(name) for name in classes], np.int32)
     if len(classes) <= len(names) and (_numbered(classes) or _numbered(names)):
-        say(f"the classes of the data and of {source} have different names; they are matched by number")
+        announce(f"the classes of the data and of {source} have different names; they are matched by number")
         return np.arange(len(classes), dtype=np.int32)
     unknown = [name for name in classes if name not in names]
     raise DataError(
@@ -180,7 +182,7 @@ class Recorder:
         Raises:
             ConfigError: the directory holds another evaluation.
         """
-        if self._directory is None or jax.process_index() > 0:
+        if self._directory is None or not is_first():
             return 0
         settings, predictions = self._directory / "settings.json", self._directory / "predictions.jsonl"
         if settings.exists():
@@ -216,7 +218,7 @@ class Recorder:
 
     def write(self, evaluation: Evaluation) -> None:
         """Writes results, table and picture."""
-        if self._directory is None or jax.process_index() > 0:
+        if self._directory is None or not is_first():
             return
         from .confusion import draw_confusion
 

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from ..checkpoints.mapping import Params
 from ..distributed import is_first, wait_for_all
+from ..distributed import step as shown_step
 from ..errors import DataError
-from ..progress import step as shown_step
 from ..sharding import BatchPlace, batch_share, clip_sharding, global_batch, make_mesh, shardings_of, use_mesh
 from .data import class_names, evaluation_clips, training_batches
 from .evaluate import Evaluation, Predict, evaluate_params, make_predict

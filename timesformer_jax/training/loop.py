@@ -12,11 +12,11 @@ import jax
 import numpy as np
 
 from ..checkpoints.mapping import Params
-from ..distributed import announce, is_first, wait_for_all
+from ..distributed import announce, from_first, is_first, wait_for_all
+from ..distributed import step as shown_step
 from ..errors import TrainingError
 from ..modeling import TimesformerForVideoClassification
 from ..processing import VideoProcessor
-from ..progress import step as shown_step
 from ..sharding import whole
 from .checkpointing import VALIDATION, Checkpoints
 from .display import Display, Observer
@@ -87,6 +87,7 @@ def train(
             held.enter_context(run.locked())
             run.claim(config)
         wait_for_all("claimed the run")
+        run.require_claimed()
         job = make_job(config, run)
         checkpoints = Checkpoints(run.checkpoints, config.checkpoints)
         try:
@@ -160,7 +161,7 @@ def _steps(
             if step % config.log_every == 0 and writer is not None:
                 writer.performance(step, clock.report())
 
-            ending = step == job.total or stop.agreed(step) or time.monotonic() >= deadline
+            ending = step == job.total or stop.agreed(step) or _is_late(deadline)
             validation = None
             if _due(step, config.checkpoints.validate_every * job.steps_per_epoch, job) and config.data.validation:
                 validation = _validate(job, state, writer, step)
@@ -185,6 +186,11 @@ def _steps(
         checkpoints.wait()
         announce(f"stopped after step {step} of {job.total}; the same command goes on from there")
     return state, recent
+
+
+def _is_late(deadline: float) -> bool:
+    """Whether the time is up, by the clock of the first process: the others' tell another time."""
+    return deadline < math.inf and bool(from_first(time.monotonic() >= deadline))
 
 
 def _restore(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any] | None]:

@@ -120,6 +120,18 @@ class RunDirectory:
             )
         self._write_config(values)
 
+    def require_claimed(self) -> None:
+        """Checks, in the processes that did not claim the directory, that they see the same one.
+
+        Raises:
+            RunError: they don't.
+        """
+        if not self.config.exists():
+            raise RunError(
+                f"{self.path} is not the directory that the first process of the job sees there; the output has to be "
+                "on a file system that all of them share."
+            )
+
     def _write_config(self, values: dict[str, Any]) -> None:
         with write_atomically(self.config) as temporary:
             temporary.write_text(json.dumps(values, indent=2) + "\n")
