@@ -37,7 +37,7 @@ LAYERS = (
     {"module", "attention_layers", "layers", "modeling", "folding", "quantization", "forward"},
     {"loading", "inference", "exporting", "inspection", "sample", "verification", "options"},
     {"layerwise", "rollout", "relevance", "attention_maps", "summary"},
-    {"video_encoder", "features", "feature_files", "overlay", "animation", "visualization", "pictures"},
+    {"video_encoder", "features", "feature_files", "overlay", "animation", "visualization", "scheme_figure", "pictures"},
     {"conversion", "training"},
     {"demo_pictures", "demo_report"},
     {"demo"},
