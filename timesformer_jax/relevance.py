@@ -34,7 +34,7 @@ from .layerwise import (
     layer_slice,
     tokens_before_layers,
 )
-from .rollout import Layout, Row, last_row, patch_map, through_step
+from .rollout import Layout, Row, last_row, layout_of, patch_map, through_step
 
 
 def class_relevance(
@@ -66,7 +66,7 @@ def class_relevance(
     if chosen.shape != logits.shape[:1] or chosen.min() < 0 or chosen.max() >= logits.shape[1]:
         raise ValueError(f"classes must be one index below {logits.shape[1]} for each clip, not {classes}.")
     row, gradient = last_row(tokens), _class_gradient(model, params, tokens, chosen)
-    layout = Layout.of(model, pixel_values)
+    layout = layout_of(model, pixel_values)
     while entering:
         index = len(entering) - 1
         layers = backbone(model, params)["encoder"]["layers"]

@@ -28,7 +28,7 @@ in blocks of queries, used and let go: memory grows with the tokens, not with th
 
 import dataclasses
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import flax.struct
 import jax
@@ -73,11 +73,11 @@ class Layout:
     parallel: bool
     grid: Grid
 
-    @classmethod
-    def of(cls, model: Model, pixel_values: Float[Array | np.ndarray, "b t height width c"]) -> Self:
-        """Of a model, for clips of this size."""
-        config = model.config
-        return cls(attention_steps(config), config.attention_order == "parallel", patch_grid(pixel_values, config))
+
+def layout_of(model: Model, pixel_values: Float[Array | np.ndarray, "b t height width c"]) -> Layout:
+    """Of a model, for clips of this size."""
+    config = model.config
+    return Layout(attention_steps(config), config.attention_order == "parallel", patch_grid(pixel_values, config))
 
 
 def attention_rollout(
@@ -99,7 +99,7 @@ def attention_rollout(
         The patches' shares, and that of CLS itself; of each clip, the sum of all is one.
     """
     entering = tokens_before_layers(model, params, pixel_values)
-    row, layout = last_row(entering.pop()), Layout.of(model, pixel_values)
+    row, layout = last_row(entering.pop()), layout_of(model, pixel_values)
     while entering:
         index = len(entering) - 1
         _, attentions = run_layer(model, params, index, entering.pop(), layout.grid)

@@ -85,9 +85,7 @@ def scheme_figure(grid: Grid = (8, 8), frames: int = 5) -> Figure:
             _draw_frame(axes[frame, column], [step[frame] for step in seen], place[1:] if frame == place[0] else None)
             if column == 0:
                 offset = frame - place[0]
-                axes[frame, 0].set_ylabel(
-                    f"frame t{f' {offset:+d}'.replace('+', '+ ').replace('-', '– ') if offset else ''}"
-                )
+                axes[frame, 0].set_ylabel(f"frame t {offset:+d}" if offset else "frame t")
         axes[0, column].set_title(_NAMES[scheme], fontsize=12)
         keys = [Patch(color=colour, label=name) for colour, name in zip(_STEPS, names, strict=False)]
         axes[-1, column].legend(
@@ -106,8 +104,7 @@ def _draw_frame(axes: Any, seen: list[np.ndarray], query: tuple[int, ...] | None
                 colours = [_QUERY]
             for depth, colour in enumerate(colours):  # what several steps see is drawn inside each other
                 inset = 0.06 + 0.2 * depth
-                axes.add_patch(
-                    Rectangle((column + inset, row + inset), 1 - 2 * inset, 1 - 2 * inset, color=colour, lw=0)
-                )
+                side = 1 - 2 * inset
+                axes.add_patch(Rectangle((column + inset, row + inset), side, side, color=colour, lw=0))
     for spine in axes.spines.values():
         spine.set_visible(False)
