@@ -10,7 +10,8 @@ XLA's partitioner does the rest. The four axes of the mesh:
     data    clips; gradients are summed over it
     fsdp    clips, and parameters with their optimizer state, which are gathered layer by layer (ZeRO-3)
     tensor  attention heads and the MLP's hidden units (Megatron-LM, arXiv 1909.08053)
-    frames  a clip's frames; between the two halves of divided attention it turns to the patches, by an all-to-all
+    frames  a clip's frames; between the two halves of divided attention it turns to the patches, by an all-to-all.
+            Sparse local-global attention gathers its tokens along it; its MLP alone is spread
 """
 
 import contextlib
@@ -129,8 +130,8 @@ _PARAMETER_AXES: dict[tuple[str, ...], tuple[str | None, ...]] = {
     ("qkv", "kernel"): ("embed", None, "heads", None),
     ("qkv", "bias"): (None, "heads", None),
     ("attention", "output", "kernel"): ("heads", None, "embed"),
-    ("temporal_attention", "output", "kernel"): ("heads", None, "embed"),
-    ("temporal_dense", "kernel"): ("embed", None),
+    **{(f"{name}_attention", "output", "kernel"): ("heads", None, "embed") for name in ("temporal", "width", "local")},
+    **{(f"{name}_dense", "kernel"): ("embed", None) for name in ("temporal", "width", "local")},
     ("mlp", "intermediate", "kernel"): ("embed", "mlp"),
     ("mlp", "intermediate", "bias"): ("mlp",),
     ("mlp", "output", "kernel"): ("mlp", "embed"),
