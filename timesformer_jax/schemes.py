@@ -94,8 +94,8 @@ def steps_for_cls(config: TimesformerConfig) -> tuple[Step, ...]:
 
 def reach_of_cls(config: TimesformerConfig) -> Reach:
     """Of the step that is the ViT's own attention, the one through which CLS reads."""
-    (reach,) = (step.reach for step in attention_steps(config) if step.dense is None)
-    return reach
+    steps = [step for step in attention_steps(config) if step.dense is None]
+    return steps[0].reach
 
 
 def has_temporal_attention(config: TimesformerConfig) -> bool:
