@@ -110,6 +110,7 @@ def test_equals_masked_attention(kind: str, size: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "size"), [("axial", SIZES["odd"]), ("sparse_local_global", SIZES["odd"])])
 def test_gradients_are_those_of_masked_attention(kind: str, size: tuple[int, int, int]) -> None:
     """Along a random direction, by differences in numpy; and they are the same whatever is computed again."""

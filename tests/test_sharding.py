@@ -72,9 +72,15 @@ def benchmark(name: str) -> ModuleType:
 FEW = [
     {"mesh": (2, 1, 1, 4), "dropout": 0.2},
     {"mesh": (1, 2, 2, 2), "dropout": 0.2, "remat": "full"},
+<<<<<<< HEAD
     {"mesh": (1, 1, 2, 4), "attention": JOINT, "batch": 2},
     {"mesh": (1, 2, 2, 2), "attention": SPARSE},
     {"mesh": (1, 2, 2, 2), "attention": AXIAL, "frames": 4},
+=======
+    # A single row, for few windows: each block of them is compiled by itself.
+    {"mesh": (1, 2, 2, 2), "attention": SPARSE, "frames": 4, "height": 4},
+    {"mesh": (1, 2, 2, 2), "attention": AXIAL, "frames": 4, "height": 4},
+>>>>>>> schemes
 ]
 
 
@@ -108,6 +114,12 @@ def assert_no_gathered_patches(text: str) -> None:
     assert not [e for e in found if e.kind not in ("all-to-all", "all-reduce") and math.prod(e.shape) > rows]
     # ... and sums, of parameters (a kernel of both layers at most; a clip's patches are more on any of these meshes).
     assert not [e for e in found if e.kind == "all-reduce" and math.prod(e.shape) > 2 * 24 * 3 * 24]
+
+
+@pytest.mark.slow
+def test_whole_grids_of_the_schemes_that_were_never_released() -> None:
+    mesh = (1, 2, 2, 2)
+    assert_equal_to_one_device([{"mesh": mesh, "attention": SPARSE}, {"mesh": mesh, "attention": AXIAL, "frames": 4}])
 
 
 @pytest.mark.long

@@ -10,7 +10,7 @@ from .checkpoints.mapping import Params
 from .config import TimesformerConfig
 from .layerwise import Attention, Model, grid_of, run_layers
 from .neighbourhoods import Grid, num_groups, ungroup
-from .schemes import TIME, Reach, attention_steps, has_temporal_attention
+from .schemes import TIME, has_temporal_attention, reach_of_cls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def attention_maps(
         index = patch[0] * columns + patch[1]
     space: list[np.ndarray] = []
     time: list[np.ndarray] = []
-    reach: Reach = next(step.reach for step in attention_steps(model.config) if step.dense is None)
+    reach = reach_of_cls(model.config)
     for _, attentions in run_layers(model, params, pixel_values):
         of_cls = _of_cls(attentions["attention"][0])
         if reach == "frame":
@@ -81,7 +81,7 @@ def patches_beside_cls(config: TimesformerConfig, frames: int, grid: Grid) -> in
     patches = grid[0] * grid[1]
     if config.attention_type == "joint_space_time":
         return patches * frames
-    reach: Reach = next(step.reach for step in attention_steps(config) if step.dense is None)
+    reach = reach_of_cls(config)
     return patches if reach == "frame" else patches * frames // num_groups(reach, grid, frames)
 
 

@@ -216,9 +216,10 @@ def _windows(
         return [jnp.einsum("bmhk->bhmk", piece)[:, None] for piece in window_pieces(array, grid, keys=keys)]
 
     masks = [None if mask is None else jnp.asarray(mask[None]) for mask in window_masks(grid, qkv.shape[2])]
-    parts = [blocks(qkv[:, :, :, i], keys=i > 0) for i in range(3)]
+    queries, keys, values = (blocks(qkv[:, :, :, i], keys=i > 0) for i in range(3))
     slopes = [None] * len(masks) if gradient is None else blocks(gradient[:, :, :, 0], keys=False)
-    return tuple(Attention(*arrays) for arrays in zip(*parts, slopes, masks, strict=True))
+    parts = zip(queries, keys, values, slopes, masks, strict=True)
+    return tuple(Attention(query, key, value, slope, mask) for query, key, value, slope, mask in parts)
 
 
 def layer_slice(layers: Params, index: Any) -> Params:

@@ -92,6 +92,12 @@ def steps_for_cls(config: TimesformerConfig) -> tuple[Step, ...]:
     return steps[: last + 1]
 
 
+def reach_of_cls(config: TimesformerConfig) -> Reach:
+    """Of the step that is the ViT's own attention, the one through which CLS reads."""
+    steps = [step for step in attention_steps(config) if step.dense is None]
+    return steps[0].reach
+
+
 def has_temporal_attention(config: TimesformerConfig) -> bool:
     """Whether there is a step over time alone."""
     return TIME in attention_steps(config)
