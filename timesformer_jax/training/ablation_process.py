@@ -1,5 +1,6 @@
 """A case of an ablation in a process of its own (see ablation_case.py), and how that ends."""
 
+import contextlib
 import json
 import pickle
 import signal
@@ -11,6 +12,8 @@ from typing import Self
 
 from .ablation_case import Answer, Case
 from .stopping import StopRequest
+
+COMMAND = [sys.executable, "-m", "timesformer_jax.training.ablation_case"]
 
 Runner = Callable[[Case, StopRequest], Answer]
 
@@ -31,9 +34,10 @@ class _Child:
     """The process: ended when its parent leaves, whatever the reason."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-m", "timesformer_jax.training.ablation_case"]
         # In a session of its own: of a Ctrl-C it hears by its parent.
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        self.process = subprocess.Popen(
+            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -48,8 +52,8 @@ class _Child:
 
     def send(self, case: Case) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(pickle.dumps(case))
-        self.process.stdin.flush()  # and stays open: the child ends when it is closed
+        with contextlib.suppress(BrokenPipeError):  # it has died already, which its exit code tells
+            self.process.stdin.write(pickle.dumps(case))  # and stays open: the child ends when it is closed
 
     def answer(self, *, stopped: bool) -> Answer:
         assert self.process.stdout is not None
