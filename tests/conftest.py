@@ -15,11 +15,13 @@ from jaxtyping import install_import_hook
 ARRAY_MODULES = (
     "activations",
     "attention",
+    "attention_layers",
     "blockwise",
     "embeddings",
     "layers",
     "losses",
     "modeling",
+    "neighbourhoods",
     "packets",
     "decoding",
 )

@@ -16,10 +16,12 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors", "files", "activations", "sampling", "progress", "compilation", "ahead", "windows"},
     {"config"},
+    {"schemes"},
     {
         "attention",
         "blockwise",
         "embeddings",
+        "neighbourhoods",
         "losses",
         "outputs",
         "packets",
@@ -32,7 +34,7 @@ LAYERS = (
     {"predictions"},
     {"checkpoints"},
     {"pretrained", "processing", "model_card"},
-    {"layers", "modeling", "folding", "quantization", "forward"},
+    {"module", "attention_layers", "layers", "modeling", "folding", "quantization", "forward"},
     {"loading", "inference", "exporting", "inspection", "sample", "verification", "options"},
     {"layerwise", "rollout", "relevance", "attention_maps", "summary"},
     {"video_encoder", "features", "feature_files", "overlay", "animation", "visualization", "pictures"},

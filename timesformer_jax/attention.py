@@ -11,13 +11,15 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .blockwise import blockwise_attention
 
 Precision = jax.lax.PrecisionLike
 DropProbabilities = Callable[[Float[Array, "..."]], Float[Array, "..."]]
+Mask = Bool[np.ndarray, "..."]
 Implementation = Literal["auto", "plain", "blocks", "cudnn"]
 
 _BLOCK = 512
@@ -64,6 +66,7 @@ def softmax_attention(
     value: Float[Array, "*b h s k"],
     *,
     scale: float | None = None,
+    mask: Mask | None = None,
     drop: DropProbabilities | None = None,
     precision: Precision = None,
 ) -> tuple[Float[Array, "*b h q k"], Float[Array, "*b h q s"]]:
@@ -77,6 +80,7 @@ def softmax_attention(
         key: one row a token attended to.
         value: one row a token attended to.
         scale: of the logits; None is 1 / sqrt(k).
+        mask: of the logits, and broadcast to them: False where a token is not to be seen. Every row sees one at least.
         drop: applied to the probabilities (dropout in training).
         precision: of the two matrix products.
 
@@ -88,6 +92,8 @@ def softmax_attention(
     logits = jnp.matmul(query, key.mT, precision=precision, preferred_element_type=exact)
     if factor != 1:
         logits = logits * factor
+    if mask is not None:
+        logits = jnp.where(mask, logits, -jnp.inf)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1, keepdims=True)
     if drop is not None:
@@ -102,15 +108,20 @@ def attend(
     value: Float[Array, "b p h s k"],
     *,
     scale: float | None = None,
+    mask: Mask | None = None,
     drop: DropProbabilities | None = None,
     precision: Precision = None,
     implementation: Implementation = "plain",
 ) -> tuple[Float[Array, "b p h q k"], Float[Array, "b p h q s"] | None]:
     """`softmax_attention` of tokens in groups (p), computed as `choose_implementation` says; see there.
 
+    With a mask it is "plain" whatever was asked for: the others know none, and what is masked here is small.
+
     Returns:
         The attended values; the probabilities where they were held.
     """
+    if mask is not None:
+        implementation = "plain"
     match choose_implementation(implementation, key.shape[-2], needs_probabilities=drop is not None):
         case "blocks":
             scale = query.shape[-1] ** -0.5 if scale is None else scale
@@ -122,7 +133,7 @@ def attend(
             values = jax.nn.dot_product_attention(*arrays, scale=scale, implementation="cudnn")
             return jnp.einsum("bpshk->bphsk", values.reshape(*query.shape[:2], *values.shape[1:])), None
         case "plain":
-            return softmax_attention(query, key, value, scale=scale, drop=drop, precision=precision)
+            return softmax_attention(query, key, value, scale=scale, mask=mask, drop=drop, precision=precision)
 
 
 def temporal_attention(

@@ -20,12 +20,15 @@ from .activations import ACTIVATIONS
 from .errors import ConfigError
 from .files import read_json, write_atomically
 
-AttentionType = Literal["divided_space_time", "space_only", "joint_space_time"]
+AttentionType = Literal["divided_space_time", "space_only", "joint_space_time", "sparse_local_global", "axial"]
+PositionEmbeddingType = Literal["space_time", "space", "none"]
+AttentionOrder = Literal["time_space", "space_time", "parallel"]
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 Size = int | tuple[int, int]
 
 _OWN_KEY = "timesformer_jax"
 """Where config.json keeps what Transformers has no field, or no fitting type, for."""
+_OWN_FIELDS = ("sampling_rate", "position_embedding_type", "attention_order")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,8 @@ class TimesformerConfig:
         initializer_range: standard deviation of newly made weights.
         layer_norm_eps: added to the variance in every LayerNorm.
         qkv_bias: whether queries, keys and values have a bias.
-        attention_type: the scheme of the paper's section 3: "divided_space_time", "joint_space_time", "space_only".
+        attention_type: the scheme of the paper's section 3: "divided_space_time", "joint_space_time", "space_only",
+            "sparse_local_global" or "axial" (see schemes.py; the last two are unknown to Transformers).
         drop_path_rate: stochastic depth of the last layer, in [0, 1); grows linearly from 0 at the first.
         num_labels: classes; 0 leaves the classifier out. From `id2label` where that is given, else 2.
         id2label: class index -> name; "LABEL_0" and so on when not given.
@@ -57,7 +61,10 @@ class TimesformerConfig:
         problem_type: which loss `labels` are scored with; None lets the labels' type decide (see losses.py).
         sampling_rate: how a clip is taken from a video. A number: source frames from one sampled frame to the next in
             a video of 30 frames per second (the "32" of the paper's 8x32). "segments": one frame from each of
-            `num_frames` equal parts of the video. None: not known. Not a field of Transformers.
+            `num_frames` equal parts of the video. None: not known. Not a field of Transformers, nor are the next two.
+        position_embedding_type: what is added to patches, as in the paper's table 4: "space_time", "space", "none".
+        attention_order: of the steps of divided attention: "time_space" (the paper's), "space_time", or "parallel",
+            where both read the same tokens and their residuals are added.
         extra: keys of a config.json that have no meaning here; kept and written back.
 
     Raises:
@@ -86,6 +93,8 @@ class TimesformerConfig:
     label2id: Mapping[str, int] = dataclasses.field(default=None, repr=False)  # pyright: ignore[reportAssignmentType]
     problem_type: ProblemType | None = None
     sampling_rate: float | Literal["segments"] | None = None
+    position_embedding_type: PositionEmbeddingType = "space_time"
+    attention_order: AttentionOrder = "time_space"
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -107,6 +116,13 @@ class TimesformerConfig:
             self._settle(name, float(value))  # Transformers 5.x takes no integer for these two
         _require(isinstance(self.qkv_bias, bool), "qkv_bias", self.qkv_bias, "true or false")
         _require_one_of("attention_type", self.attention_type, get_args(AttentionType))
+        _require_one_of("position_embedding_type", self.position_embedding_type, get_args(PositionEmbeddingType))
+        _require_one_of("attention_order", self.attention_order, get_args(AttentionOrder))
+        if self.attention_order != "time_space" and self.attention_type != "divided_space_time":
+            raise ConfigError(
+                f"attention_order {self.attention_order!r} is one of divided_space_time attention alone, and "
+                f"attention_type is {self.attention_type!r}; leave attention_order at 'time_space'."
+            )
         _require_one_of("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
         if self.problem_type is not None:
             _require_one_of("problem_type", self.problem_type, get_args(ProblemType))
@@ -222,7 +238,7 @@ class TimesformerConfig:
         if model_type != "timesformer":
             raise ConfigError(f"{source} configures a {model_type!r} model, not a 'timesformer'.")
         own = values.pop(_OWN_KEY, None) or {}
-        names = {field.name for field in dataclasses.fields(cls)} - {"extra", "sampling_rate"}
+        names = {field.name for field in dataclasses.fields(cls)} - {"extra", *_OWN_FIELDS}
         fields: dict[str, Any] = {name: values.pop(name) for name in names if name in values}
         # Transformers' own defaults stand for keys that are null; problem_type may really be None.
         fields = {name: value for name, value in fields.items() if value is not None}
@@ -230,7 +246,8 @@ class TimesformerConfig:
             if not isinstance(own, Mapping):
                 raise ConfigError(f"{_OWN_KEY} must be an object, not {own!r}.")
             fields["drop_path_rate"] = fields.get("drop_path_rate") or own.get("drop_path_rate", 0.0)
-            return cls(**fields, sampling_rate=own.get("sampling_rate"), extra=values)
+            fields |= {name: own[name] for name in _OWN_FIELDS if own.get(name) is not None}
+            return cls(**fields, extra=values)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from None
 
@@ -240,8 +257,8 @@ class TimesformerConfig:
         extra = _thawed(fields.pop("extra"))
         del fields["num_labels"]  # Transformers counts id2label
         # Transformers 5.x types drop_path_rate as an integer, and 0 is the only whole rate.
-        own = {"drop_path_rate": fields.pop("drop_path_rate"), "sampling_rate": fields.pop("sampling_rate")}
-        own = {name: value for name, value in own.items() if value}
+        own = {name: fields.pop(name) for name in ("drop_path_rate", *_OWN_FIELDS)}
+        own = {name: value for name, value in own.items() if value != getattr(type(self), name)}
         values = extra | {name: _thawed(value) for name, value in fields.items()}
         values |= {"drop_path_rate": 0, "model_type": "timesformer"}
         if values["problem_type"] is None:

@@ -46,6 +46,11 @@ def resize_time_embedding(embedding: Float[Array | np.ndarray, "t d"], target: i
     return embedding if source == target else embedding[nearest_indices(source, target)]
 
 
+def patch_grid(pixel_values: Array | np.ndarray, config: TimesformerConfig) -> tuple[int, int]:
+    """Rows and columns of patches in the frames of clips (b, t, height, width, c)."""
+    return pixel_values.shape[2] // config.patch_shape[0], pixel_values.shape[3] // config.patch_shape[1]
+
+
 def check_pixel_values(pixel_values: Array | np.ndarray, config: TimesformerConfig, *, uint8: bool = False) -> None:
     """Refuses what is no batch of clips for this config: of normalised ones, or of uint8 frames.
 

@@ -6,11 +6,13 @@
 What is saved, all of it exact but for rounding:
 
 - The temporal projection (`temporal_dense`) follows the temporal attention's output projection directly: one matrix.
+  So it is with the other schemes' steps that end in a dense layer (see schemes.py).
 - Scale and bias of each LayerNorm go into the projection after it, the softmax's 1 / sqrt(k) into the queries'.
 - Rescaling and normalization of pixels go into the patch embedding, so that frames travel and wait as bytes. They are
   centred on the whole number nearest the mean, which bfloat16 holds exactly like all differences from it; the fraction
   left of the mean goes into the bias. Without that, a large mean would cancel against a large bias.
-- The last layer computes CLS alone once it has keys and values: only CLS reaches the classifier.
+- The last layer computes CLS alone once it has keys and values: only CLS reaches the classifier. Steps that CLS does
+  not depend on (temporal attention after the spatial one, or beside it) are left out there.
 
 Kernels are kept in the type of the computation, each layer's apart, since the layers are no longer alike.
 """
@@ -28,10 +30,12 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from .checkpoints.mapping import BACKBONE, Params
-from .embeddings import check_pixel_values
-from .layers import TimesformerEmbeddings, TimesformerLayer, TimesformerModule
+from .embeddings import check_pixel_values, patch_grid
+from .layers import TimesformerEmbeddings, TimesformerLayer
 from .modeling import TimesformerForVideoClassification
+from .module import TimesformerModule
 from .processing import VideoProcessor
+from .schemes import Step, attention_steps, has_position_embeddings, has_time_embeddings, steps_for_cls
 
 Array64 = Float[np.ndarray, "..."]
 
@@ -63,9 +67,9 @@ class InferenceModel(TimesformerModule):
         if self.pixel_centre is not None:
             pixels -= jnp.asarray(self.pixel_centre, self.dtype)
         tokens = TimesformerEmbeddings(**self.settings(), name="embeddings")(pixels)
-        last = self.config.num_hidden_layers - 1
+        last, grid = self.config.num_hidden_layers - 1, patch_grid(frames, self.config)
         for index in range(last + 1):
-            layer = TimesformerLayer(**self.settings(), cls_only=index == last, name=f"layer_{index}")
+            layer = TimesformerLayer(**self.settings(), grid=grid, cls_only=index == last, name=f"layer_{index}")
             tokens, _ = layer(tokens, jnp.zeros((), self.dtype))
         cls = tokens[0].mean(axis=2)[:, 0]  # over the frames of space-only attention; elsewhere there is one
         # A single row: as exact as can be costs nothing.
@@ -114,7 +118,8 @@ def fold_for_inference(
     layers = jax.tree.map(np.asarray, backbone["encoder"]["layers"])
     for index in range(last + 1):
         layer = jax.tree.map(operator.itemgetter(index), layers)
-        folded[f"layer_{index}"] = fold.put(fold.layer(layer, head_dim, cls_only=index == last), dtype)
+        steps = steps_for_cls(model.config) if index == last else attention_steps(model.config)
+        folded[f"layer_{index}"] = fold.put(fold.layer(layer, head_dim, steps, cls_only=index == last), dtype)
     if model.config.num_labels == 0:
         folded["layernorm"] = fold.put(backbone["layernorm"], exact)
     else:
@@ -155,25 +160,26 @@ def folded_shapes(module: InferenceModel) -> Params:
         return jax.ShapeDtypeStruct((*shape, width), dtype)
 
     def layer(*, cls_only: bool) -> Params:
-        parts = {"query": 1, "key_value": 2} if cls_only else {"qkv": 3}
-        output = {"output": dense(heads, (width,))}
         shapes: Params = {
-            "attention": {name: dense((width,), (number, *heads)) for name, number in parts.items()} | output,
             "mlp": {
                 "intermediate": dense((width,), (config.intermediate_size,)),
                 "output": dense((config.intermediate_size,), (width,)),
             },
         }
-        if config.attention_type == "divided_space_time":
-            shapes["temporal_attention"] = {"qkv": dense((width,), (3, *heads))} | output
+        steps = steps_for_cls(config) if cls_only else attention_steps(config)
+        for step in steps:
+            parts = {"query": 1, "key_value": 2} if cls_only and step is steps[-1] else {"qkv": 3}
+            shapes[step.attention] = {name: dense((width,), (number, *heads)) for name, number in parts.items()}
+            shapes[step.attention]["output"] = dense(heads, (width,))
         return shapes
 
     embeddings: Params = {
         "cls_token": vectors(),
-        "position_embeddings": vectors(1 + math.prod(config.grid)),
         "patch_embeddings": dense((*config.patch_shape, config.num_channels), (width,)),
     }
-    if config.attention_type != "space_only":
+    if has_position_embeddings(config):
+        embeddings["position_embeddings"] = vectors(1 + math.prod(config.grid))
+    if has_time_embeddings(config):
         embeddings["time_embeddings"] = vectors(config.num_frames)
     last = config.num_hidden_layers - 1
     shapes = {f"layer_{index}": layer(cls_only=index == last) for index in range(last + 1)}
@@ -196,24 +202,27 @@ class _Folding:
     dtype: np.dtype
     in_place: bool
 
-    def layer(self, layer: Params, head_dim: int, *, cls_only: bool) -> Params:
-        attention = self.attention(layer["attention"], layer["layernorm_before"], head_dim)
-        if cls_only:
-            qkv = attention.pop("qkv")
-            attention["query"] = {"kernel": qkv["kernel"][:, :1], "bias": qkv["bias"][:1]}
-            attention["key_value"] = {"kernel": qkv["kernel"][:, 1:], "bias": qkv["bias"][1:]}
+    def layer(self, layer: Params, head_dim: int, steps: tuple[Step, ...], *, cls_only: bool) -> Params:
         intermediate = self.after_norm(layer["mlp"]["intermediate"], layer["layernorm_after"])
-        folded = {"attention": attention, "mlp": {"intermediate": intermediate, "output": layer["mlp"]["output"]}}
-        if "temporal_dense" in layer:
-            temporal = self.attention(layer["temporal_attention"], layer["temporal_layernorm"], head_dim)
-            inner, outer = temporal["output"], layer["temporal_dense"]
-            kernel = self.wide(outer["kernel"])
-            temporal["output"] = {
-                "kernel": np.tensordot(self.wide(inner["kernel"]), kernel, 1),
-                "bias": self.wide(inner["bias"]) @ kernel + outer["bias"],
-            }
-            folded["temporal_attention"] = temporal
+        folded: Params = {"mlp": {"intermediate": intermediate, "output": layer["mlp"]["output"]}}
+        for step in steps:
+            attention = self.attention(layer[step.attention], layer[step.norm], head_dim)
+            if cls_only and step is steps[-1]:
+                qkv = attention.pop("qkv")
+                attention["query"] = {"kernel": qkv["kernel"][:, :1], "bias": qkv["bias"][:1]}
+                attention["key_value"] = {"kernel": qkv["kernel"][:, 1:], "bias": qkv["bias"][1:]}
+            if step.dense is not None:
+                attention["output"] = self.product(attention["output"], layer[step.dense])
+            folded[step.attention] = attention
         return folded
+
+    def product(self, inner: Params, outer: Params) -> Params:
+        """One dense layer for two, the outer one after the inner."""
+        kernel = self.wide(outer["kernel"])
+        return {
+            "kernel": np.tensordot(self.wide(inner["kernel"]), kernel, 1),
+            "bias": self.wide(inner["bias"]) @ kernel + outer["bias"],
+        }
 
     def attention(self, attention: Params, norm: Params, head_dim: int) -> Params:
         qkv = self.after_norm(attention["qkv"], norm)

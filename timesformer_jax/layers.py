@@ -1,10 +1,11 @@
-"""The Flax modules of one layer, and those before it: embeddings, attention, MLP, encoder layer.
+"""The Flax modules of one layer, and those before it: embeddings, MLP, encoder layer.
 
 Between layers the tokens of a clip are two arrays: patches (b, n, t, d), and CLS apart from them, (b, 1, 1, d) for
 the clip or (b, 1, t, d) where each frame has its own (space-only). Joint attention holds all its patches in a single
 frame, (b, n*t, 1, d), which makes it the space-only layer with one frame. Letters are those of modeling.py.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -12,89 +13,33 @@ import jax
 import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 from jax.nn import initializers
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from .activations import ACTIVATIONS
-from .attention import (
-    Implementation,
-    Precision,
-    choose_implementation,
-    cls_attention,
-    spatial_attention,
-    stochastic_depth_scale,
-    temporal_attention,
-)
-from .config import TimesformerConfig
+from .attention import stochastic_depth_scale
+from .attention_layers import NeighbourhoodAttention, TimesformerAttention
 from .embeddings import extract_patches, resize_space_embedding, resize_time_embedding
-from .rematerialization import Remat
+from .module import TimesformerModule
+from .neighbourhoods import Grid
+from .schemes import Reach, Step, attention_steps, has_position_embeddings, has_time_embeddings, steps_for_cls
 
 Tokens = tuple[Float[Array, "b 1 t_cls d"], Float[Array, "b n t d"]]
 """CLS and patches."""
+Residuals = tuple[Array | None, Array, Array | None]
+"""What a step adds to CLS (None: nothing) and to the patches, and the probabilities where they are asked for."""
 
 # Logical axes of (batch, n, t, hidden): along "attended" tokens see each other, along "parallel" they don't.
 _TEMPORAL = ("batch", "parallel", "attended", "hidden")
 _SPATIAL = ("batch", "attended", "parallel", "hidden")
-_CLS = ("batch", None, None, "hidden")
-
-
-class TimesformerModule(nn.Module):
-    """What every module here is made with.
-
-    Attributes:
-        config: architecture.
-        dtype: of the computation.
-        param_dtype: of newly made parameters.
-        precision: of matrix products ("highest" for parity: float32 on a TPU is bfloat16 otherwise).
-        attention_implementation: see `choose_implementation` in attention.py.
-        folded: whether the parameters are those of folding.py, for inference alone.
-        remat: what the backward pass computes again instead of keeping it (see rematerialization.py).
-    """
-
-    config: TimesformerConfig
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
-    precision: Precision = None
-    attention_implementation: Implementation = "auto"
-    folded: bool = False
-    remat: Remat = "none"
-
-    def numerics(self) -> dict[str, Any]:
-        """The arguments that Flax's own layers have, too."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype, "precision": self.precision}
-
-    def settings(self) -> dict[str, Any]:
-        """What a module hands on to those inside it."""
-        others = ("attention_implementation", "folded", "remat")
-        return {"config": self.config, **self.numerics(), **{name: getattr(self, name) for name in others}}
-
-    def weight_init(self) -> initializers.Initializer:
-        """How kernels and embeddings start."""
-        # The original cuts at -2 and 2 themselves, not at two standard deviations.
-        deviation = self.config.initializer_range
-        if deviation == 0:
-            return initializers.zeros
-        return initializers.truncated_normal(deviation, lower=-2 / deviation, upper=2 / deviation)
-
-    def dense(
-        self, features: int | tuple[int, ...], name: str, *, axis: int | tuple[int, ...] = -1, **options: Any
-    ) -> nn.DenseGeneral:
-        """A matrix product and a bias."""
-        options = {"kernel_init": self.weight_init()} | self.numerics() | options
-        return nn.DenseGeneral(features, axis=axis, name=name, **options)
-
-    def layer_norm(self, name: str, dtype: DTypeLike | None = None) -> nn.LayerNorm:
-        """A LayerNorm, without scale and bias where they are folded into the projection that follows."""
-        # Not the "fast" variance E[x²] - E[x]², which cancels.
-        return nn.LayerNorm(
-            epsilon=self.config.layer_norm_eps,
-            dtype=self.dtype if dtype is None else dtype,
-            param_dtype=self.param_dtype,
-            use_fast_variance=False,
-            use_scale=not self.folded,
-            use_bias=not self.folded,
-            name=name,
-        )
+_CLS = _WHOLE = ("batch", None, None, "hidden")
+_AXES: dict[Reach, tuple[str | None, ...]] = {
+    "time": _TEMPORAL,
+    "frame": _SPATIAL,
+    "row": _SPATIAL,
+    "column": _SPATIAL,
+    "lattice": _WHOLE,
+    "window": _WHOLE,
+}
 
 
 class TimesformerEmbeddings(TimesformerModule):
@@ -118,18 +63,22 @@ class TimesformerEmbeddings(TimesformerModule):
             bias_init=_symmetric_uniform(fan_in**-0.5),
         )
         cls_token = self.param("cls_token", self.weight_init(), (config.hidden_size,), self.param_dtype)
-        space = self.param(
-            "position_embeddings", self.weight_init(), (1 + rows * columns, config.hidden_size), self.param_dtype
-        )
-        cls_token, space = cls_token.astype(self.dtype), space.astype(self.dtype)
+        cls_token = cls_token.astype(self.dtype)
         drop = nn.Dropout(config.hidden_dropout_prob, deterministic=not train)
 
         patches = project(extract_patches(pixel_values, config.patch_shape))
-        grid = (height // patch_height, width // patch_width)
-        patches = drop(patches + resize_space_embedding(space[1:], (rows, columns), grid)[:, None])
+        if has_position_embeddings(config):
+            space = self.param(
+                "position_embeddings", self.weight_init(), (1 + rows * columns, config.hidden_size), self.param_dtype
+            )
+            space = space.astype(self.dtype)
+            grid = (height // patch_height, width // patch_width)
+            patches = patches + resize_space_embedding(space[1:], (rows, columns), grid)[:, None]
+            cls_token = cls_token + space[0]
+        patches = drop(patches)
         cls_frames = num_frames if config.attention_type == "space_only" else 1
-        cls = drop(jnp.broadcast_to(cls_token + space[0], (batch, 1, cls_frames, config.hidden_size)))
-        if config.attention_type != "space_only":
+        cls = drop(jnp.broadcast_to(cls_token, (batch, 1, cls_frames, config.hidden_size)))
+        if has_time_embeddings(config):
             time = self.param(
                 "time_embeddings", initializers.zeros, (config.num_frames, config.hidden_size), self.param_dtype
             )
@@ -137,52 +86,6 @@ class TimesformerEmbeddings(TimesformerModule):
         if config.attention_type == "joint_space_time":
             patches = patches.reshape(batch, patches.shape[1] * num_frames, 1, config.hidden_size)
         return cls, patches
-
-
-class TimesformerAttention(TimesformerModule):
-    """Multi-head self-attention along one axis of the tokens: projections around one of attention.py's functions.
-
-    Attributes:
-        cls_only: only the first token attends (to all): what the last layer needs for logits. Folded parameters alone.
-        output_attentions: return the probabilities.
-    """
-
-    cls_only: bool = False
-    output_attentions: bool = False
-
-    @nn.compact
-    def __call__(
-        self, tokens: Float[Array, "b s t d"], *, temporal: bool = False, train: bool = False
-    ) -> tuple[Float[Array, "b queries t d"], Float[Array, "..."] | None]:
-        """Attention over frames (temporal) or over the tokens of a frame; the probabilities, if they are asked for."""
-        config = self.config
-        drops = train and config.attention_probs_dropout_prob > 0
-        drop = nn.Dropout(config.attention_probs_dropout_prob, deterministic=not train)
-        heads = (config.num_attention_heads, config.head_dim)
-        scale = 1.0 if self.folded else config.head_dim**-0.5
-        use_bias = config.qkv_bias or self.folded  # the norm's bias is folded into this one
-        if self.cls_only:
-            query = self.dense((1, *heads), "query", use_bias=use_bias)(tokens[:, :1])
-            key_value = self.dense((2, *heads), "key_value", use_bias=use_bias)(tokens)
-            values, probabilities = cls_attention(query, key_value, scale=scale, precision=self.precision), None
-        else:
-            qkv = self.dense((3, *heads), "qkv", use_bias=use_bias)(tokens)
-            attend = temporal_attention if temporal else spatial_attention
-            implementation = choose_implementation(
-                self.attention_implementation,
-                tokens.shape[2 if temporal else 1],
-                needs_probabilities=drops or self.output_attentions,
-            )
-            values, probabilities = attend(
-                qkv,
-                scale=scale,
-                drop=drop if drops else None,
-                precision=self.precision,
-                implementation=implementation,
-            )
-        output = self.dense(config.hidden_size, "output", axis=(-2, -1))(values)
-        output = nn.Dropout(config.hidden_dropout_prob, deterministic=not train)(output)
-        return output, probabilities if self.output_attentions else None
 
 
 class TimesformerMlp(TimesformerModule):
@@ -198,15 +101,17 @@ class TimesformerMlp(TimesformerModule):
 
 
 class TimesformerLayer(TimesformerModule):
-    """One block of the encoder: temporal attention (divided only), spatial or joint attention, MLP.
+    """One block of the encoder: the attention steps of its scheme (see schemes.py), then the MLP.
 
     Attributes:
+        grid: rows and columns of patches.
         train: whether dropout and stochastic depth act.
         output_hidden_states: return the tokens after this layer.
         output_attentions: return the attention probabilities.
         cls_only: give back CLS alone (and no patches): what the last layer needs for logits. Folded parameters alone.
     """
 
+    grid: Grid = (1, 1)
     train: bool = False
     output_hidden_states: bool = False
     output_attentions: bool = False
@@ -215,59 +120,92 @@ class TimesformerLayer(TimesformerModule):
     @nn.compact
     def __call__(
         self, tokens: Tokens, drop_path_rate: Float[Array, ""]
-    ) -> tuple[tuple[Float[Array, "b 1 t_cls d"], Float[Array, "b n_left t d"]], tuple[Any, Any, Any]]:
-        """The tokens after this layer, and what was asked for: them once more, attentions, temporal attentions."""
+    ) -> tuple[tuple[Float[Array, "b 1 t_cls d"], Float[Array, "b n_left t d"]], tuple[Any, dict[str, Any]]]:
+        """The tokens after this layer, and what was asked for: them once more, and attentions by their modules."""
         cls, patches = tokens
         # Else the width would follow the spread kernels that it meets.
         cls = with_logical_constraint(cls, _CLS)
-        batch, num_patches, num_frames, _ = patches.shape
-        cls_frames = cls.shape[2]
-        divided = self.config.attention_type == "divided_space_time"
-        temporal_probabilities = None
-
-        if divided:
-            patches = with_logical_constraint(patches, _TEMPORAL)
-            attention = TimesformerAttention(
-                **self.settings(), output_attentions=self.output_attentions, name="temporal_attention"
-            )
-            residual, temporal_probabilities = attention(
-                self.layer_norm("temporal_layernorm")(patches), temporal=True, train=self.train
-            )
-            residual = residual * self.drop_path(drop_path_rate, (batch, num_patches, 1, 1))
-            if not self.folded:
-                # After stochastic depth, so that the bias stays; zero at first, so that training starts from the ViT.
-                temporal_dense = self.dense(self.config.hidden_size, "temporal_dense", kernel_init=initializers.zeros)
-                residual = temporal_dense(residual)
-            # Constrained on both sides of the turn, so that no product has to make it (in the backward pass, too).
-            patches = with_logical_constraint(patches + residual, _TEMPORAL)
-
-        patches = with_logical_constraint(patches, _SPATIAL)
-        frame_cls = jnp.broadcast_to(cls, (batch, 1, num_frames, cls.shape[-1]))
-        attention = TimesformerAttention(
-            **self.settings(), cls_only=self.cls_only, output_attentions=self.output_attentions, name="attention"
-        )
-        residual, probabilities = attention(
-            self.layer_norm("layernorm_before")(jnp.concatenate([frame_cls, patches], axis=1)), train=self.train
-        )
-        residual = residual * self.drop_path(drop_path_rate, (batch, 1, num_frames, 1))
-        cls_residual, patches_residual = residual[:, :1], residual[:, 1:]
-        if divided:  # each frame had a copy of the clip's CLS
-            cls_residual = cls_residual.mean(axis=2, keepdims=True)
-        cls, patches = cls + cls_residual, patches[:, : patches_residual.shape[1]] + patches_residual
+        entering, attentions = (cls, patches), {}
+        parallel = self.config.attention_order == "parallel"
+        steps = steps_for_cls(self.config) if self.cls_only else attention_steps(self.config)
+        for step in steps:
+            axes = _AXES[step.reach]
+            patches = with_logical_constraint(patches, axes)
+            seen = (entering[0], with_logical_constraint(entering[1], axes)) if parallel else (cls, patches)
+            cls_only = self.cls_only and step is steps[-1]
+            attend = {"time": self.over_time, "frame": self.over_frame}.get(step.reach, self.over_neighbourhood)
+            cls_residual, residual, attentions[step.attention] = attend(step, *seen, drop_path_rate, cls_only)
+            if cls_residual is not None:
+                cls = cls + cls_residual
+            if cls_only:
+                patches = patches[:, :0]
+            patches = patches + residual
+            if step.reach == "time":
+                # Constrained on both sides of the turn, so that no product has to make it (in the backward pass, too).
+                patches = with_logical_constraint(patches, axes)
 
         norm = self.layer_norm("layernorm_after")
         mlp = TimesformerMlp(**self.settings(), name="mlp")
-        scale = self.drop_path(drop_path_rate, (batch, 1, cls_frames, 1))
+        scale = self.drop_path(drop_path_rate, (len(cls), 1, cls.shape[2], 1))
         cls = cls + scale * mlp(norm(cls), train=self.train)
         patches = patches + scale * mlp(norm(patches), train=self.train)
         patches = with_logical_constraint(patches, _SPATIAL)
 
         tokens = (cls, patches)
-        return tokens, (
-            tokens if self.output_hidden_states else None,
-            probabilities,
-            temporal_probabilities,
+        return tokens, (tokens if self.output_hidden_states else None, attentions)
+
+    def over_time(self, step: Step, cls: Array, patches: Array, drop_path_rate: Array, cls_only: bool) -> Residuals:
+        """Each place by itself, without CLS."""
+        attention = TimesformerAttention(
+            **self.settings(), output_attentions=self.output_attentions, name=step.attention
         )
+        residual, probabilities = attention(self.layer_norm(step.norm)(patches), temporal=True, train=self.train)
+        residual = residual * self.drop_path(drop_path_rate, (*patches.shape[:2], 1, 1))
+        return None, self.dense_after(step)(residual), probabilities
+
+    def over_frame(self, step: Step, cls: Array, patches: Array, drop_path_rate: Array, cls_only: bool) -> Residuals:
+        """Each frame by itself, CLS (or a copy of it) first."""
+        batch, _, num_frames, width = patches.shape
+        frame_cls = jnp.broadcast_to(cls, (batch, 1, num_frames, width))
+        attention = TimesformerAttention(
+            **self.settings(), cls_only=cls_only, output_attentions=self.output_attentions, name=step.attention
+        )
+        residual, probabilities = attention(
+            self.layer_norm(step.norm)(jnp.concatenate([frame_cls, patches], axis=1)), train=self.train
+        )
+        residual = residual * self.drop_path(drop_path_rate, (batch, 1, num_frames, 1))
+        cls_residual, residual = residual[:, :1], residual[:, 1:]
+        if cls.shape[2] < num_frames:  # each frame had a copy of the clip's CLS
+            cls_residual = cls_residual.mean(axis=2, keepdims=True)
+        return cls_residual, residual, probabilities
+
+    def over_neighbourhood(
+        self, step: Step, cls: Array, patches: Array, drop_path_rate: Array, cls_only: bool
+    ) -> Residuals:
+        """Rows, columns, the lattice or windows."""
+        attention = NeighbourhoodAttention(
+            **self.settings(),
+            step=step,
+            grid=self.grid,
+            cls_only=cls_only,
+            output_attentions=self.output_attentions,
+            name=step.attention,
+        )
+        norm, dense = self.layer_norm(step.norm), self.dense_after(step)
+        cls_residual, residual, probabilities = attention(norm(cls), norm(patches), train=self.train)
+        scale = self.drop_path(drop_path_rate, (len(cls), 1, 1, 1))
+        if cls_residual is not None:
+            cls_residual = dense(cls_residual * scale)
+        return cls_residual, dense(residual * scale), probabilities
+
+    def dense_after(self, step: Step) -> Callable[[Array], Array]:
+        """The dense layer that a step ends in; it is folded into the output projection before it.
+
+        After stochastic depth, so that the bias stays; zero at first, so that training starts from the ViT.
+        """
+        if step.dense is None or self.folded:
+            return lambda residual: residual
+        return self.dense(self.config.hidden_size, step.dense, kernel_init=initializers.zeros)
 
     def drop_path(self, rate: Array, shape: tuple[int, ...]) -> Array | int:
         """1, or in training one random scale for each branch of `shape` (see `stochastic_depth_scale`)."""

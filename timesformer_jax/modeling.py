@@ -15,24 +15,33 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from .embeddings import check_pixel_values
-from .layers import TimesformerEmbeddings, TimesformerLayer, TimesformerModule, Tokens
+from .embeddings import check_pixel_values, patch_grid
+from .layers import TimesformerEmbeddings, TimesformerLayer, Tokens
 from .losses import classification_loss
+from .module import TimesformerModule
+from .neighbourhoods import Grid
 from .outputs import TimesformerClassifierOutput, TimesformerModelOutput
 from .pretrained import PretrainedModel
 from .rematerialization import scan_layers
 
 
 class TimesformerEncoder(TimesformerModule):
-    """The layers, one compiled body scanned over parameters stacked along a leading axis."""
+    """The layers, one compiled body scanned over parameters stacked along a leading axis.
+
+    Attributes:
+        grid: rows and columns of patches.
+    """
+
+    grid: Grid = (1, 1)
 
     @nn.compact
     def __call__(
         self, tokens: Tokens, *, train: bool, output_hidden_states: bool, output_attentions: bool
-    ) -> tuple[Tokens, tuple[Any, Any, Any]]:
+    ) -> tuple[Tokens, tuple[Any, Any]]:
         """The tokens after the last layer, and what was asked for of every layer, stacked."""
         layer = TimesformerLayer(
             **self.settings(),
+            grid=self.grid,
             train=train,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
@@ -81,9 +90,10 @@ class TimesformerModel(TimesformerModule, PretrainedModel):
         """
         check_pixel_values(pixel_values, self.config)
         embeddings = TimesformerEmbeddings(self.config, **self.numerics(), name="embeddings")
-        encoder = TimesformerEncoder(**self.settings(), name="encoder")
+        grid = patch_grid(pixel_values, self.config)
+        encoder = TimesformerEncoder(**self.settings(), grid=grid, name="encoder")
         embedded = embeddings(jnp.asarray(pixel_values, self.dtype), train=train)
-        (cls, patches), (layer_tokens, attentions, temporal_attentions) = encoder(
+        (cls, patches), (layer_tokens, attentions) = encoder(
             embedded, train=train, output_hidden_states=output_hidden_states, output_attentions=output_attentions
         )
         if self.config.attention_type == "space_only":
@@ -91,13 +101,13 @@ class TimesformerModel(TimesformerModule, PretrainedModel):
         hidden_states = None
         if output_hidden_states:
             hidden_states = tuple(self._sequence(*tokens) for tokens in (embedded, *_unstack(layer_tokens)))
-        if attentions is not None and self.config.attention_type == "joint_space_time":
-            attentions = attentions[:, :, 0]
+        if output_attentions and self.config.attention_type == "joint_space_time":
+            attentions = {name: probabilities[:, :, 0] for name, probabilities in attentions.items()}
+        asked_for = {name: _unstack(probabilities) for name, probabilities in attentions.items() if output_attentions}
         return TimesformerModelOutput(
             last_hidden_state=self.layer_norm("layernorm")(cls[:, 0] if self.cls_only else _flatten(cls, patches)),
             hidden_states=hidden_states,
-            attentions=None if attentions is None else _unstack(attentions),
-            temporal_attentions=None if temporal_attentions is None else _unstack(temporal_attentions),
+            **{f"{name.removesuffix('attention')}attentions": layers for name, layers in asked_for.items()},
         )
 
     def _sequence(self, cls: Array, patches: Array) -> Array:
@@ -155,6 +165,8 @@ class TimesformerForVideoClassification(TimesformerModule, PretrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             temporal_attentions=outputs.temporal_attentions,
+            width_attentions=outputs.width_attentions,
+            local_attentions=outputs.local_attentions,
         )
 
 

@@ -14,14 +14,21 @@ class TimesformerModelOutput:
         hidden_states: the embedding and the output of each layer, like `last_hidden_state`; with space-only
             attention (b, t, 1 + n, d).
         attentions: of each layer, the spatial probabilities (b, t, h, 1 + n, 1 + n); with joint attention
-            (b, h, 1 + n*t, 1 + n*t).
-        temporal_attentions: of each layer of divided attention, (b, n, h, t, t).
+            (b, h, 1 + n*t, 1 + n*t); with axial attention those over height, (b, t * columns, h, 1 + rows, 1 + rows),
+            group by group of neighbourhoods.py, CLS first; with sparse local-global attention those over the lattice,
+            (b, groups, h, 1 + m, 1 + m), zero where a group of an odd length is padded.
+        temporal_attentions: of each layer of divided and of axial attention, (b, n, h, t, t).
+        width_attentions: of each layer of axial attention, (b, t * rows, h, 1 + columns, 1 + columns), CLS first.
+        local_attentions: of each layer of sparse local-global attention, (b, n, h, t, window): each patch's on the
+            window around it, row by row, column by column, frame by frame.
     """
 
     last_hidden_state: Float[Array, "b s d"]
     hidden_states: tuple[Array, ...] | None = None
     attentions: tuple[Array, ...] | None = None
     temporal_attentions: tuple[Array, ...] | None = None
+    width_attentions: tuple[Array, ...] | None = None
+    local_attentions: tuple[Array, ...] | None = None
 
 
 @flax.struct.dataclass
@@ -34,6 +41,8 @@ class TimesformerClassifierOutput:
         hidden_states: see `TimesformerModelOutput`.
         attentions: see `TimesformerModelOutput`.
         temporal_attentions: see `TimesformerModelOutput`.
+        width_attentions: see `TimesformerModelOutput`.
+        local_attentions: see `TimesformerModelOutput`.
     """
 
     logits: Float[Array, "b labels"]
@@ -41,3 +50,5 @@ class TimesformerClassifierOutput:
     hidden_states: tuple[Array, ...] | None = None
     attentions: tuple[Array, ...] | None = None
     temporal_attentions: tuple[Array, ...] | None = None
+    width_attentions: tuple[Array, ...] | None = None
+    local_attentions: tuple[Array, ...] | None = None

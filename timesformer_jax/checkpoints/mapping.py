@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..config import TimesformerConfig
+from ..schemes import attention_steps, has_position_embeddings, has_time_embeddings
 
 Path = tuple[str, ...]
 Params = dict[str, Any]
@@ -90,16 +91,14 @@ def mapping_table(config: TimesformerConfig, *, head: bool = True) -> list[Entry
 def _backbone(config: TimesformerConfig) -> list[Entry]:
     width, heads = config.hidden_size, (config.num_attention_heads, config.head_dim)
     num_patches = math.prod(config.grid)
-    divided = config.attention_type == "divided_space_time"
+    steps = sorted(attention_steps(config), key=lambda step: step.dense is None)  # whatever their order
 
-    entries = [
-        _reshaped(("embeddings", "cls_token"), "embeddings.cls_token", (1, 1, width), (width,)),
-        _reshaped(
-            ("embeddings", "position_embeddings"),
-            "embeddings.position_embeddings",
-            (1, 1 + num_patches, width),
-            (1 + num_patches, width),
-        ),
+    entries = [_reshaped(("embeddings", "cls_token"), "embeddings.cls_token", (1, 1, width), (width,))]
+    if has_position_embeddings(config):
+        shape = (1 + num_patches, width)
+        name = "position_embeddings"
+        entries.append(_reshaped(("embeddings", name), f"embeddings.{name}", (1, *shape), shape))
+    entries += [
         Entry(
             ("embeddings", "patch_embeddings", "kernel"),
             "embeddings.patch_embeddings.projection.weight",
@@ -109,20 +108,21 @@ def _backbone(config: TimesformerConfig) -> list[Entry]:
         ),
         _vector(("embeddings", "patch_embeddings", "bias"), "embeddings.patch_embeddings.projection.bias", width),
     ]
-    if config.attention_type != "space_only":
+    if has_time_embeddings(config):
         time_shape = (config.num_frames, width)
         entries.append(
             _reshaped(("embeddings", "time_embeddings"), "embeddings.time_embeddings", (1, *time_shape), time_shape)
         )
 
     layer: list[Entry] = []
-    for attention in ("temporal_attention", "attention") if divided else ("attention",):
+    for attention in (step.attention for step in steps):
         qkv = _dense((attention, "qkv"), f"{attention}.attention.qkv", width, (3, *heads), bias=config.qkv_bias)
         layer += [*qkv, *_dense((attention, "output"), f"{attention}.output.dense", heads, (width,))]
-    if divided:
-        layer += _norm("temporal_layernorm", width)
-        layer += _dense(("temporal_dense",), "temporal_dense", width, (width,))
-    layer += _norm("layernorm_before", width) + _norm("layernorm_after", width)
+    for step in steps:
+        layer += _norm(step.norm, width)
+        if step.dense is not None:
+            layer += _dense((step.dense,), step.dense, width, (width,))
+    layer += _norm("layernorm_after", width)
     layer += _dense(("mlp", "intermediate"), "intermediate.dense", width, (config.intermediate_size,))
     layer += _dense(("mlp", "output"), "output.dense", config.intermediate_size, (width,))
     entries += [
