@@ -29,7 +29,8 @@ class Ablate:
     Attributes:
         config: the recipe that is varied; --steps is the budget of each training, and --seeds stand for --seed.
         output: directory for results, runs and report.
-        sets: of variants: attention schemes, frames of a clip, size of the crop.
+        sets: of variants: attention schemes, position embeddings, order of divided attention's steps, frames of a clip,
+            size of the crop.
         seeds: of videos, weights and order, the same for all variants; without any, the costs alone are measured.
         minutes: budget of each training in place of steps; as many steps as that allows at the measured speed.
         frames: of the set "frames"; half of the recipe's, its own and twice its own when not given.

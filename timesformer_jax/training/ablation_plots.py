@@ -79,7 +79,13 @@ def accuracy_figure(name: str, rows: "Sequence[Row]") -> Figure:
     for number, row in enumerate(rows):
         if row.accuracy is None or not row.multiply_adds or not row.train_clips_per_second:
             continue
-        style = {"marker": _MARKERS[number % len(_MARKERS)], "markersize": 8, "capsize": 4, "linestyle": "none"}
+        style = {
+            "marker": _MARKERS[number % len(_MARKERS)],
+            "markersize": 8,
+            "capsize": 4,
+            "linestyle": "none",
+            "alpha": 0.8,
+        }
         spread = 100 * (row.accuracy_spread or 0)
         for panel, cost in zip(axes, (row.multiply_adds / 1e6, 1e3 / row.train_clips_per_second), strict=True):
             panel.errorbar(cost, 100 * row.accuracy, spread, color=f"C{number % 10}", label=row.variant, **style)

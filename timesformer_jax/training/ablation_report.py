@@ -18,6 +18,15 @@ from .ablation import Ablation, Results
 from .ablation_plots import accuracy_figure, cost_curves, cost_figure, save
 from .variants import SetName, Variant
 
+_COSTS = (
+    "parameters",
+    "multiply_adds",
+    "train_clips_per_second",
+    "train_memory",
+    "inference_clips_per_second",
+    "inference_memory",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -66,7 +75,6 @@ class Row:
         cost: dict[str, Any] = results.values(variant.key, None) or {}
         accuracy = [run["top1"] for run in runs]
         pairs = [run["within_pairs"] for run in runs if "within_pairs" in run]
-        known = {field.name: cost.get(field.name) for field in dataclasses.fields(cls)[9:15]}
         return cls(
             set=variant.set,
             variant=variant.name,
@@ -77,7 +85,7 @@ class Row:
             accuracy_spread=_spread(accuracy),
             within_pairs=_mean(pairs),
             within_pairs_spread=_spread(pairs),
-            **known,
+            **{name: cost.get(name) for name in _COSTS},
             error=results.error(variant.key, seeds),
         )
 

@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from ..config import AttentionType, TimesformerConfig
+from ..config import AttentionOrder, AttentionType, PositionEmbeddingType, TimesformerConfig
 from ..errors import ConfigError
 from .recipe import ModelOptions, TrainConfig
 
-SetName = Literal["schemes", "frames", "size"]
-"""Attention schemes (the paper's table 1), frames of a clip and size of a crop (its figure 4)."""
+SetName = Literal["schemes", "embeddings", "order", "frames", "size"]
+"""What the paper compares: attention schemes (its table 1), position embeddings (table 4), the order of the steps of
+divided attention, frames of a clip and size of a crop (figure 4)."""
 
 BASE = "base"
 """The key of the recipe as it is."""
@@ -89,7 +90,11 @@ def variants_of(
     return [Variant(name, row, _key(changes, options), changes) for name in sets for row, changes in tables[name]]
 
 
-_FIELDS: dict[str, tuple[str, tuple[str, ...]]] = {"schemes": ("attention_type", get_args(AttentionType))}
+_FIELDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "schemes": ("attention_type", get_args(AttentionType)),
+    "embeddings": ("position_embedding_type", get_args(PositionEmbeddingType)),
+    "order": ("attention_order", get_args(AttentionOrder)),
+}
 """The sets that go through all values of a field."""
 
 
