@@ -267,7 +267,8 @@ def masked(
         groups = sorted({group(a) for a in places})
         rows = [softmax(logits[:, :1], np.array([1, *(group(a) == each for a in places)])) for each in groups]
         of_cls = np.mean(rows, axis=0)
-    probabilities = np.concatenate([of_cls, of_patches], axis=1)
+    # What a test adds to them, to see what it changes.
+    probabilities = np.concatenate([of_cls, of_patches], axis=1) + layer.get(f"{prefix}attention.added", 0)
 
     attended = (probabilities @ value).transpose(1, 0, 2).reshape(len(tokens), -1)
     for i, new in enumerate(attended):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from reference import ATTENTION_TYPES, QUICK_COMPILE, assert_close, clip, tiny_reference, to_flax
+from tiny_flax import tiny_flax
 
 from timesformer_jax import VideoProcessor
 from timesformer_jax.folding import fold_for_inference, folded_shapes
@@ -45,6 +46,28 @@ def test_logits_are_those_of_the_plain_model(attention_type, changes, sizes):
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, params, before))), "the parameters given were changed"
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), folded_params)
     assert shapes == folded_shapes(folded)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attention_type": "axial"},
+        {"attention_type": "sparse_local_global", "position_embedding_type": "none"},
+        {"attention_type": "divided_space_time", "attention_order": "space_time"},
+        {"attention_type": "divided_space_time", "attention_order": "parallel", "position_embedding_type": "space"},
+    ],
+    ids=lambda changes: "-".join(changes.values()),
+)
+def test_other_schemes_and_orders(changes):
+    """On an odd number of frames and rows; steps of the last layer that CLS does not depend on are gone."""
+    model, params = tiny_flax(**changes)
+    pixel_values = np.random.default_rng(0).normal(size=(2, 3, 12, 16, 3))
+    folded, folded_params = fold_for_inference(model, params)
+    assert_close(run(folded, folded_params, pixel_values), run(model, params, pixel_values), 1e-12, "logits")
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), folded_params)
+    assert shapes == folded_shapes(folded)
+    assert ("temporal_attention" in folded_params["layer_1"]) == (changes["attention_type"] == "axial")
 
 
 @pytest.mark.usefixtures("x64")

@@ -10,7 +10,7 @@ from timesformer_jax import VideoClassifier, VideoProcessor
 from timesformer_jax.folding import fold_for_inference, folded_shapes
 from timesformer_jax.quantization import LARGEST, SCALES, apply, kernel_inputs, quantize, quantized_shapes
 
-TYPES = ("divided_space_time", "joint_space_time", "space_only")
+TYPES = ("divided_space_time", "joint_space_time", "space_only", "sparse_local_global", "axial")
 PROCESSOR = VideoProcessor(size=8, crop_size=(4 * ROWS, 4 * COLUMNS))
 
 
@@ -18,8 +18,9 @@ def frames(count: int = 6) -> np.ndarray:
     return np.random.default_rng(2).integers(0, 256, (count, FRAMES, 4 * ROWS, 4 * COLUMNS, 3), np.uint8)
 
 
-def test_the_error_is_bounded() -> None:
-    model, params = tiny_flax("divided_space_time", dtype=jnp.float32)
+@pytest.mark.parametrize("attention_type", ["divided_space_time", "sparse_local_global", "axial"])
+def test_the_error_is_bounded(attention_type: str) -> None:
+    model, params = tiny_flax(attention_type, dtype=jnp.float32)
     exact = VideoClassifier.from_model(model, params, PROCESSOR, batch_size=6).forward(frames())
     rounded = VideoClassifier.from_model(model, params, PROCESSOR, weights="int8", batch_size=6).forward(frames())
     difference = np.abs(rounded - exact).max() / np.abs(exact).max()

@@ -3,10 +3,11 @@
 from typing import Any
 
 import numpy as np
+import numpy_timesformer
 import pytest
 import torch
 from numpy_rollout import cls_row, steps
-from reference import clip, run_reference, tiny_reference, to_flax
+from reference import clip, run_reference, tiny_reference, to_flax, torch_names
 from tiny_flax import tiny_flax
 
 from timesformer_jax import TimesformerModel
@@ -68,6 +69,36 @@ def test_relevance_is_that_of_whole_matrices_with_pytorchs_gradients(attention_t
     assert not np.allclose(likeliest, relevance)
     with pytest.raises(ValueError, match="one index below 7 for each clip"):
         class_relevance(model, params, pixel_values, [3, 7])
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.slow
+@pytest.mark.parametrize("attention_type", ["axial", "sparse_local_global"])
+def test_other_schemes(attention_type: str) -> None:
+    """Against whole matrices, whose gradients are differences: each probability is moved a little, in numpy."""
+    model, params = tiny_flax(attention_type, num_attention_heads=1, num_hidden_layers=1)
+    pixel_values, target = np.random.default_rng(0).normal(size=(1, 2, 8, 12, 3)), 3
+    tensors = torch_names(params, model.config)
+    expected = numpy_timesformer.run(tensors, model.config, pixel_values)
+    relevance, logits = class_relevance(model, params, pixel_values, [target])
+    np.testing.assert_allclose(logits, expected.logits, rtol=1e-10)
+
+    def logit(name: str, added: np.ndarray) -> float:
+        moved = tensors | {f"timesformer.encoder.layer.0.{name}.added": added}
+        return float(numpy_timesformer.run(moved, model.config, pixel_values).logits[0, target])
+
+    product: Any = np.eye(1 + 6 * 2)
+    for name, (probabilities,) in expected.whole.items():
+        matrix, slope, step = probabilities[0], np.zeros_like(probabilities[0]), 1e-5
+        for place in np.argwhere(matrix[0]):
+            added = np.zeros_like(matrix)
+            added[0, *place] = step
+            slope[0, *place] = (logit(name, added) - logit(name, -added)) / (2 * step)
+        product = (np.eye(len(product)) + np.maximum(matrix * slope, 0)[0]) @ product
+    _, row = cls_row(attention_type, product, 2)
+    # Central differences: off by the square of the step, and by 1e-16 / step.
+    np.testing.assert_allclose(relevance[0].reshape(2, -1), row, rtol=1e-5, atol=1e-8 * row.max())
+    assert (row > 1e-3 * row.max()).sum() >= 4
 
 
 def test_a_model_without_classes_is_refused() -> None:

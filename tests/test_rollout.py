@@ -5,14 +5,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy_timesformer
 import pytest
 from numpy_rollout import cls_row, steps
-from reference import ATTENTION_TYPES, run_flax
+from reference import ATTENTION_TYPES, run_flax, torch_names
 from tiny_flax import BATCH, COLUMNS, FRAMES, HEADS, ROWS, clips, tiny_flax
 
 from timesformer_jax import rollout
-from timesformer_jax.layerwise import Attention, LayerAttentions
-from timesformer_jax.rollout import Row, attention_rollout, passed_on, roll_back
+from timesformer_jax.layerwise import Attention
+from timesformer_jax.rollout import Layout, Row, attention_rollout, passed_on, roll_back
+from timesformer_jax.schemes import SPACE, TIME
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compile")
 
@@ -48,6 +50,46 @@ def test_the_row_of_cls_is_that_of_the_whole_matrices(attention_type: str, monke
     np.testing.assert_allclose(patches.sum(axis=(1, 2, 3)) + own, 1, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("attention_type", "order"),
+    [
+        ("axial", "time_space"),
+        ("sparse_local_global", "time_space"),
+        ("divided_space_time", "space_time"),
+        ("divided_space_time", "parallel"),
+    ],
+)
+def test_other_schemes_and_orders(attention_type: str, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against whole matrices on all tokens, from a rewrite in numpy; an odd number of frames."""
+    monkeypatch.setattr(rollout, "BLOCK", 400)
+    model, params = tiny_flax(attention_type, attention_order=order)
+    frames, residual = 3, 0.3
+    expected = numpy_timesformer.run(torch_names(params, model.config), model.config, clips(frames))
+    patches, own = attention_rollout(model, params, clips(frames), residual=residual)
+    for clip in range(BATCH):
+        product: Any = np.eye(1 + ROWS * COLUMNS * frames)
+        for layer in range(model.config.num_hidden_layers):
+            if attention_type == "divided_space_time":
+                space, time = (
+                    np.asarray(found[layer])[clip].mean(axis=1)
+                    for found in (expected.attentions, expected.temporal_attentions)
+                )
+                over_time, over_space = steps(attention_type, space, time)
+                both = (over_time + over_space) / 2
+                both[0] = over_space[0]
+                matrices = [over_space, over_time] if order == "space_time" else [both]
+            else:
+                matrices = [layers[layer][clip].mean(axis=0) for layers in expected.whole.values()]
+            for matrix in matrices:
+                mixed = (1 - residual) * matrix + residual * np.eye(len(matrix))
+                if not matrix[0].any():  # CLS takes no part
+                    mixed[0, 0] = 1
+                product = mixed @ product
+        own_expected, row = cls_row(attention_type, product, frames)
+        np.testing.assert_allclose(patches[clip].reshape(frames, -1), row, rtol=1e-11)
+        assert own[clip] == pytest.approx(own_expected, rel=1e-11)
+
+
 def test_without_attention_all_weight_stays_with_cls() -> None:
     model, params = tiny_flax("divided_space_time")
     patches, own = attention_rollout(model, params, clips(5), residual=1.0)
@@ -60,7 +102,9 @@ def test_uniform_attention_spreads_evenly() -> None:
     shape = (1, FRAMES, HEADS, 1 + 8, 5)
     spatial = Attention(jnp.zeros(shape), jnp.ones(shape), jnp.ones(shape))
     temporal = Attention(*(jnp.zeros((1, 8, HEADS, FRAMES, 5)),) * 3)
-    row = roll_back(Row(jnp.ones((1, 1)), jnp.zeros((1, 8, FRAMES))), LayerAttentions(spatial, temporal), 0.5)
+    attentions = {"temporal_attention": (temporal,), "attention": (spatial,)}
+    layout = Layout((TIME, SPACE), parallel=False, grid=(2, 4))
+    row = roll_back(layout, Row(jnp.ones((1, 1)), jnp.zeros((1, 8, FRAMES))), attentions, 0.5)
     np.testing.assert_allclose(row.cls, 0.5 + 0.5 / 9)
     np.testing.assert_allclose(row.patches, 0.5 / 9 / FRAMES)  # even already, so that time changes nothing
 

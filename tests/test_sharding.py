@@ -23,6 +23,7 @@ from timesformer_jax.sharding import MeshConfig, ShardingRules, batch_share, glo
 
 ROOT = Path(__file__).parents[1]
 DIVIDED, JOINT, SPACE = "divided_space_time", "joint_space_time", "space_only"
+SPARSE, AXIAL = "sparse_local_global", "axial"
 MESHES_OF_8 = [mesh for mesh in itertools.product((1, 2, 4, 8), repeat=4) if math.prod(mesh) == 8]
 CLOSE = 1e-12
 
@@ -68,7 +69,12 @@ def benchmark(name: str) -> ModuleType:
 
 
 # The partitioner once gave wrong gradients for the first of these, and for no other mesh (see TimesformerLayer).
-FEW = [{"mesh": (2, 1, 1, 4), "dropout": 0.2}, {"mesh": (1, 2, 2, 2), "dropout": 0.2, "remat": "full"}]
+FEW = [
+    {"mesh": (2, 1, 1, 4), "dropout": 0.2},
+    {"mesh": (1, 2, 2, 2), "dropout": 0.2, "remat": "full"},
+    {"mesh": (1, 2, 2, 2), "attention": SPARSE},
+    {"mesh": (1, 2, 2, 2), "attention": AXIAL, "frames": 4},
+]
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +113,7 @@ def assert_no_gathered_patches(text: str) -> None:
     ],
     ids=["plain", "remat and dropout", "blocks and sizes that nothing divides"],
 )
-@pytest.mark.parametrize("attention", [DIVIDED, JOINT, SPACE])
+@pytest.mark.parametrize("attention", [DIVIDED, JOINT, SPACE, SPARSE, AXIAL])
 def test_every_mesh_of_eight(attention: str, changes: dict[str, Any]) -> None:
     assert_equal_to_one_device([{"mesh": mesh, "attention": attention, **changes} for mesh in MESHES_OF_8])
 

@@ -16,7 +16,7 @@ from timesformer_jax.summary import summarize
 
 def by_hand(config: TimesformerConfig, frames: int, patches: int) -> int:
     """Multiply-adds from the equations of the paper."""
-    d, mlp, tokens = config.hidden_size, config.intermediate_size, patches * frames
+    d, mlp, tokens, grid = config.hidden_size, config.intermediate_size, patches * frames, config.grid
     embedding = tokens * d * np.prod(config.patch_shape) * config.num_channels
     match config.attention_type:
         case "divided_space_time":
@@ -25,6 +25,19 @@ def by_hand(config: TimesformerConfig, frames: int, patches: int) -> int:
             layer = temporal + spatial + (1 + tokens) * 2 * d * mlp
         case "joint_space_time":
             layer = (1 + tokens) * (4 * d * d + 2 * (1 + tokens) * d + 2 * d * mlp)
+        case "axial":
+            temporal = tokens * (4 * d * d + 2 * frames * d) + tokens * d * d
+            rows, columns = grid
+            width = (1 + tokens) * 5 * d * d + frames * rows * 2 * (1 + columns) ** 2 * d
+            height = (1 + tokens) * 4 * d * d + frames * columns * 2 * (1 + rows) ** 2 * d
+            layer = temporal + width + height + (1 + tokens) * 2 * d * mlp
+        case "sparse_local_global":
+            assert grid == (14, 14)
+            # Blocks of 4, 3, 3 and 4 rows see the rectangles that their windows of 7 lie in: 7, 9, 9 and 7 rows.
+            pairs = (4 * 7 + 3 * 9 + 3 * 9 + 4 * 7) ** 2
+            local = tokens * 5 * d * d + frames * frames * pairs * 2 * d
+            lattice = (1 + tokens) * 4 * d * d + 8 * 2 * (1 + tokens // 8) ** 2 * d
+            layer = local + lattice + (1 + tokens) * 2 * d * mlp
         case "space_only":
             layer = frames * (1 + patches) * (4 * d * d + 2 * (1 + patches) * d + 2 * d * mlp)
     return int(embedding) + config.num_hidden_layers * layer + d * config.num_labels
@@ -41,7 +54,13 @@ def test_the_papers_multiply_adds_for_three_views(preset: str, teras: str) -> No
 
 @pytest.mark.parametrize(
     ("attention_type", "parameters"),
-    [("divided_space_time", 121_566_352), ("joint_space_time", 86_112_400), ("space_only", 86_106_256)],
+    [
+        ("divided_space_time", 121_566_352),
+        ("joint_space_time", 86_112_400),
+        ("space_only", 86_106_256),
+        ("sparse_local_global", 121_566_352),
+        ("axial", 157_020_304),
+    ],
 )
 def test_parameters_of_the_published_models(attention_type: str, parameters: int) -> None:
     config = TimesformerConfig.preset("base-k400", attention_type=attention_type)

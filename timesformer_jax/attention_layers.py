@@ -94,7 +94,7 @@ class NeighbourhoodAttention(TimesformerModule):
             cls_values = grouped_cls_attention(
                 query, key_value(cls), key_value(patches), self.step.reach, self.grid, **options
             )
-            values = jnp.zeros((len(patches), 0, patches.shape[2], *heads), cls_values.dtype)
+            values = jnp.zeros((patches.shape[0], 0, patches.shape[2], *heads), cls_values.dtype)
         else:
             options |= {"drop": drop if drops else None, "implementation": implementation}
             qkv = self.dense((3, *heads), "qkv", use_bias=use_bias)

@@ -7,7 +7,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .checkpoints.mapping import Params
+from .config import TimesformerConfig
 from .layerwise import Attention, Model, grid_of, run_layers
+from .neighbourhoods import Grid, num_groups, ungroup
+from .schemes import TIME, attention_steps, has_temporal_attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +19,9 @@ class AttentionMaps:
 
     Attributes:
         space: how much CLS attends to each patch. With divided and space-only attention those of a frame and of CLS
-            itself, which is left out, sum to one; with joint attention those of all frames do.
+            itself, which is left out, sum to one; with joint attention those of all frames do; with axial attention
+            those of a column of a frame (over height); with sparse local-global attention those of every second frame,
+            row and column (over the lattice).
         time: how much a patch attends to its own place in every frame; row i is of the patch in frame i, and sums to
             one. None where no patch was chosen.
     """
@@ -41,27 +46,43 @@ def attention_maps(
         patch: row and column of the patch whose temporal attention is wanted, counted from 0 at the top left.
 
     Raises:
-        ValueError: there is no such patch, or it has no temporal attention: only divided attention does.
+        ValueError: there is no such patch, or it has no temporal attention: only divided and axial attention do.
     """
     frames, rows, columns = grid_of(model, pixel_values)
     index = 0
     if patch is not None:
-        if model.config.attention_type != "divided_space_time":
+        if not has_temporal_attention(model.config):
             raise ValueError(f"{model.config.attention_type} attention has no step over time alone.")
         if not (0 <= patch[0] < rows and 0 <= patch[1] < columns):
             raise ValueError(f"there is no patch {patch}: rows count from 0 to {rows - 1}, columns to {columns - 1}.")
         index = patch[0] * columns + patch[1]
     space: list[np.ndarray] = []
     time: list[np.ndarray] = []
+    (reach,) = (step.reach for step in attention_steps(model.config) if step.dense is None)
     for _, attentions in run_layers(model, params, pixel_values):
-        # (b, h, groups, patches); joint attention's one group holds them patch by patch, frame by frame.
-        of_cls = np.asarray(_of_cls(attentions.spatial)).swapaxes(1, 2)
-        batch, heads, groups, _ = of_cls.shape
-        grid = of_cls.reshape(batch, heads, groups, rows, columns, frames // groups)
-        space.append(grid.transpose(0, 1, 2, 5, 3, 4).reshape(batch, heads, frames, rows, columns))
-        if patch is not None and attentions.temporal is not None:
-            time.append(np.asarray(_of_patch(attentions.temporal, index)))
+        of_cls = _of_cls(attentions["attention"][0])
+        if reach == "frame":
+            # (b, h, groups, patches); joint attention's one group holds them patch by patch, frame by frame.
+            of_cls = np.asarray(of_cls).swapaxes(1, 2)
+            batch, heads, groups, _ = of_cls.shape
+            placed = of_cls.reshape(batch, heads, groups, rows, columns, frames // groups).transpose(0, 1, 2, 5, 3, 4)
+        else:
+            patches = np.asarray(ungroup(of_cls.mT, reach, (rows, columns), frames))
+            batch, _, _, heads = patches.shape
+            placed = patches.reshape(batch, rows, columns, frames, heads).transpose(0, 4, 3, 1, 2)
+        space.append(placed.reshape(batch, heads, frames, rows, columns))
+        if patch is not None:
+            time.append(np.asarray(_of_patch(attentions[TIME.attention][0], index)))
     return AttentionMaps(np.stack(space), np.stack(time) if time else None)
+
+
+def patches_beside_cls(config: TimesformerConfig, frames: int, grid: Grid) -> int:
+    """How many patches CLS spreads its attention over at a time: the unit of `AttentionMaps.space`."""
+    patches = grid[0] * grid[1]
+    if config.attention_type == "joint_space_time":
+        return patches * frames
+    (reach,) = (step.reach for step in attention_steps(config) if step.dense is None)
+    return patches if reach == "frame" else patches * frames // num_groups(reach, grid, frames)
 
 
 @jax.jit

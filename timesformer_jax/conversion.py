@@ -10,8 +10,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from .checkpoints import Checkpoint, HubOptions, Source, load_checkpoint, locate, save_params
-from .checkpoints.huggingface import find_weights
+from .checkpoints import Checkpoint, HubOptions, Source, load_checkpoint, locate, open_checkpoint, save_params
+from .checkpoints.huggingface import find_weights, require_known
 from .checkpoints.mapping import BACKBONE
 from .checkpoints.native import is_converted
 from .checkpoints.recognition import open_contents
@@ -77,7 +77,7 @@ def convert_hf_to_flax(
         save_params(directory, checkpoint.params)
 
     options["dtype"] = None if param_dtype is None else np.dtype(jnp.dtype(param_dtype))
-    return _convert(found, Path(destination), write, overwrite, check, video, options)
+    return _convert(found, Path(destination), write, overwrite, check, video, options, to_transformers=False)
 
 
 def convert_flax_to_hf(
@@ -109,7 +109,8 @@ def convert_flax_to_hf(
         The differences found by `check`; empty without it.
 
     Raises:
-        CheckpointError: the source can't be read, the destination exists, or something has to be given.
+        CheckpointError: the source can't be read, the destination exists, something has to be given, or Transformers
+            has no such model.
         VerificationError: the two models differ by more than float32 explains.
     """
 
@@ -118,7 +119,8 @@ def convert_flax_to_hf(
             directory, checkpoint.params, processor=processor, max_shard_size=max_shard_size
         )
 
-    return _convert(locate(source, hub), Path(destination), write, overwrite, check, video, options)
+    found = locate(source, hub)
+    return _convert(found, Path(destination), write, overwrite, check, video, options, to_transformers=True)
 
 
 def _convert(
@@ -129,12 +131,17 @@ def _convert(
     check: bool,
     video: Video | None,
     options: dict[str, Any],
+    *,
+    to_transformers: bool,
 ) -> list[Difference]:
     _require_free(destination, overwrite)
     if check:
         require_reference()
+    opened = open_checkpoint(source, **options)
+    if check or to_transformers:
+        require_known(opened.config)
     with step(f"reading {source.weights}"):
-        checkpoint = load_checkpoint(source, **options)
+        checkpoint = opened.read()
     processor = processor_for(checkpoint)
     if checkpoint.preprocessing is None and source.processor_file is None:
         say(

@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 
-from .attention_maps import attention_maps
+from .attention_maps import attention_maps, patches_beside_cls
 from .overlay import COLOURS, Scale, overlay
 from .predictions import Prediction
+from .schemes import has_temporal_attention
 from .video_encoder import VideoEncoder
 from .visualization import shown_frames
 
@@ -30,10 +31,9 @@ def example_figure(encoder: VideoEncoder, clip: Clip, label: str, predictions: S
     pixel_values = encoder.processor(clip)
     space = attention_maps(encoder.model, encoder.params, pixel_values).space[:, 0].mean(axis=1)
     maps = space[-1]
-    divided = encoder.model.config.attention_type == "divided_space_time"
-    # CLS attends to itself as well; joint attention spreads over all frames.
-    places = maps.size if encoder.model.config.attention_type == "joint_space_time" else maps[0].size
-    maps = maps * (1 + places)
+    divided = has_temporal_attention(encoder.model.config)
+    # CLS attends to itself as well.
+    maps = maps * (1 + patches_beside_cls(encoder.model.config, len(maps), maps.shape[1:]))
     scale = Scale.of(maps, "attention / even attention")
     shown = shown_frames(len(clip))
 

@@ -163,13 +163,22 @@ def _architecture(config: TimesformerConfig, *, has_head: bool) -> dict[str, str
         case rate:
             how = f"every {rate:g} frames of a video of 30 a second"
     return {
-        "attention": config.attention_type,
+        "attention": _attention(config),
         "frames": f"{config.num_frames} ({how})",
         "pixels": f"{height} x {width}, {rows} x {columns} patches of {patch_height} x {patch_width}",
         "layers": f"{config.num_hidden_layers} of width {config.hidden_size}, {config.num_attention_heads} heads of "
         f"{config.head_dim}, MLP of width {config.intermediate_size}",
         "classes": classes,
     }
+
+
+def _attention(config: TimesformerConfig) -> str:
+    facts = [config.attention_type]
+    if config.attention_order != "time_space":
+        facts.append(f"order {config.attention_order}")
+    if config.position_embedding_type != "space_time":
+        facts.append(f"position embeddings {config.position_embedding_type}")
+    return ", ".join(facts)
 
 
 def _notes(file: WeightsFile) -> dict[str, str]:

@@ -146,7 +146,7 @@ class TimesformerLayer(TimesformerModule):
 
         norm = self.layer_norm("layernorm_after")
         mlp = TimesformerMlp(**self.settings(), name="mlp")
-        scale = self.drop_path(drop_path_rate, (len(cls), 1, cls.shape[2], 1))
+        scale = self.drop_path(drop_path_rate, (cls.shape[0], 1, cls.shape[2], 1))
         cls = cls + scale * mlp(norm(cls), train=self.train)
         patches = patches + scale * mlp(norm(patches), train=self.train)
         patches = with_logical_constraint(patches, _SPATIAL)
@@ -193,7 +193,7 @@ class TimesformerLayer(TimesformerModule):
         )
         norm, dense = self.layer_norm(step.norm), self.dense_after(step)
         cls_residual, residual, probabilities = attention(norm(cls), norm(patches), train=self.train)
-        scale = self.drop_path(drop_path_rate, (len(cls), 1, 1, 1))
+        scale = self.drop_path(drop_path_rate, (cls.shape[0], 1, 1, 1))
         if cls_residual is not None:
             cls_residual = dense(cls_residual * scale)
         return cls_residual, dense(residual * scale), probabilities

@@ -15,56 +15,55 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from .attention_layers import NeighbourhoodAttention, TimesformerAttention
 from .checkpoints.mapping import BACKBONE, Params
-from .layers import TimesformerAttention, TimesformerEmbeddings, TimesformerLayer, Tokens
+from .embeddings import patch_grid
+from .layers import TimesformerEmbeddings, TimesformerLayer, Tokens
 from .modeling import TimesformerForVideoClassification, TimesformerModel
+from .neighbourhoods import Grid, padding_mask, window_masks, window_pieces, with_copies
+from .schemes import Step, attention_steps
 
 Model = TimesformerModel | TimesformerForVideoClassification
 
 HostTokens = tuple[Float[np.ndarray, "b 1 t_cls d"], Float[np.ndarray, "b n t d"]]
 """CLS and patches, in the host's memory."""
 
-TEMPORAL, SPATIAL = "temporal_attention", "attention"
-"""The attentions of a layer, by the names of their modules."""
-
 
 @flax.struct.dataclass
 class Attention:
-    """What one attention of one layer works with; groups are the frames (spatial) or the patches (temporal).
+    """What one attention of one layer works with; groups are the frames (spatial), the patches (temporal), and so on.
 
     Attributes:
         query: one row a token.
         key: one row a token.
         value: one row a token.
         gradient: with respect to the attended values, where a class is explained (see relevance.py).
+        mask: False where a token is not seen; None where all of a group are.
     """
 
-    query: Float[Array, "b groups h s k"]
+    query: Float[Array, "b groups h q k"]
     key: Float[Array, "b groups h s k"]
     value: Float[Array, "b groups h s k"]
-    gradient: Float[Array, "b groups h s k"] | None = None
+    gradient: Float[Array, "b groups h q k"] | None = None
+    mask: Bool[Array, "groups q s"] | None = None
 
     def probabilities(self, tokens: slice) -> Float[Array, "b groups h q s"]:
         """How much some tokens of each group attend to all tokens of the group."""
         query = self.query[..., tokens, :]
         softmax_dtype = jnp.promote_types(query.dtype, jnp.float32)
         logits = jnp.matmul(query, self.key.mT, preferred_element_type=softmax_dtype)
-        return jax.nn.softmax(logits * query.shape[-1] ** -0.5)
+        logits = logits * query.shape[-1] ** -0.5
+        if self.mask is not None:
+            logits = jnp.where(self.mask[:, None, tokens], logits, -jnp.inf)
+        return jax.nn.softmax(logits)
 
 
-@flax.struct.dataclass
-class LayerAttentions:
-    """Both attentions of a layer.
-
-    Attributes:
-        spatial: over the tokens of a frame, CLS first; joint attention is over the single frame that holds them all.
-        temporal: over the frames, for each patch; of divided attention alone.
-    """
-
-    spatial: Attention
-    temporal: Attention | None
+LayerAttentions = dict[str, tuple[Attention, ...]]
+"""The attentions of a layer by the names of their modules (see schemes.py). Groups in which CLS takes part have it
+first; joint attention's is the single frame that holds all its tokens. Those over windows are several, block by block.
+"""
 
 
 def backbone(model: Model, params: Params) -> Params:
@@ -77,9 +76,11 @@ def embed(model: Model, params: Params, pixel_values: Float[Array | np.ndarray, 
     return _embed(model, backbone(model, params)["embeddings"], jnp.asarray(pixel_values, model.dtype))
 
 
-def run_layer(model: Model, params: Params, index: int, tokens: Tokens | HostTokens) -> tuple[Tokens, LayerAttentions]:
+def run_layer(
+    model: Model, params: Params, index: int, tokens: Tokens | HostTokens, grid: Grid
+) -> tuple[Tokens, LayerAttentions]:
     """The tokens after the layer with this index, and its attentions."""
-    return _run_layer(model, backbone(model, params)["encoder"]["layers"], index, tokens)
+    return _run_layer(model, backbone(model, params)["encoder"]["layers"], index, tokens, grid)
 
 
 def run_layers(
@@ -92,7 +93,7 @@ def run_layers(
     """
     tokens = embed(model, params, pixel_values)
     for index in range(model.config.num_hidden_layers):
-        tokens, attentions = run_layer(model, params, index, tokens)
+        tokens, attentions = run_layer(model, params, index, tokens, patch_grid(pixel_values, model.config))
         yield tokens, attentions
 
 
@@ -107,54 +108,116 @@ def tokens_before_layers(
 
 def grid_of(model: Model, pixel_values: Float[Array | np.ndarray, "b t height width c"]) -> tuple[int, int, int]:
     """Frames, and rows and columns of patches, of a clip."""
-    frames, height, width = pixel_values.shape[1:4]
-    return frames, height // model.config.patch_shape[0], width // model.config.patch_shape[1]
+    return pixel_values.shape[1], *patch_grid(pixel_values, model.config)
 
 
 def apply_layer(
-    model: Model, layer_params: Params, tokens: Tokens | HostTokens, added: dict[str, Array] | None = None
-) -> tuple[Tokens, dict[str, Array]]:
+    model: Model,
+    layer_params: Params,
+    tokens: Tokens | HostTokens,
+    grid: Grid,
+    added: dict[str, tuple[Array, ...]] | None = None,
+) -> tuple[Tokens, dict[str, tuple[Array, ...]]]:
     """A layer, with its attentions watched.
 
     Args:
         model: the model.
         layer_params: of one layer.
         tokens: that enter it.
+        grid: rows and columns of patches.
         added: what to add to the outputs of its attentions, by their names: zeros, whose gradient is asked for.
 
     Returns:
-        The tokens after it, and what entered each attention.
+        The tokens after it, and what entered each attention: all tokens; in neighbourhoods, CLS and patches.
     """
-    entered: dict[str, Array] = {}
+    entered: dict[str, tuple[Array, ...]] = {}
 
     def watch(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        if not isinstance(context.module, TimesformerAttention) or context.method_name != "__call__":
+        watched = isinstance(context.module, TimesformerAttention | NeighbourhoodAttention)
+        if not watched or context.method_name != "__call__":
             return call(*args, **kwargs)
         name = str(context.module.name)
-        entered[name] = args[0]
-        output, probabilities = call(*args, **kwargs)
-        return output if added is None else output + added[name], probabilities
+        entered[name] = args
+        *outputs, probabilities = call(*args, **kwargs)
+        if added is not None:
+            outputs = [o if o is None else o + more for o, more in zip(outputs, added[name], strict=True)]
+        return *outputs, probabilities
 
-    layer = TimesformerLayer(model.config, **model.numerics())
+    layer = TimesformerLayer(model.config, **model.numerics(), grid=grid)
     with nn.intercept_methods(watch):
         after, _ = layer.apply({"params": layer_params}, tokens, jnp.zeros(()))
     return after, entered
 
 
-def project(model: Model, attention_params: Params, tokens: Float[Array, "b s t d"], *, temporal: bool) -> Attention:
-    """Queries, keys and values of the tokens that enter an attention, in groups of those that see each other."""
-    qkv = jnp.einsum("bstd,dchk->bstchk", tokens, attention_params["qkv"]["kernel"], precision=model.precision)
-    if "bias" in attention_params["qkv"]:
-        qkv += attention_params["qkv"]["bias"]
-    return Attention(*jnp.einsum("bstchk->cbshtk" if temporal else "bstchk->cbthsk", qkv))
+def arrange(step: Step, grid: Grid, tokens: tuple[Any, ...]) -> Float[Array, "b groups h s c k"]:
+    """What belongs to the tokens of a step (their queries and so on), in groups of those that see each other.
+
+    Args:
+        step: of a layer.
+        grid: rows and columns of patches.
+        tokens: (b, s, t, c, h, k) for what entered the attention: all tokens; in neighbourhoods, CLS and patches.
+    """
+    if step.reach in ("time", "frame"):
+        return jnp.einsum("bstchk->bshtck" if step.reach == "time" else "bstchk->bthsck", tokens[0])
+    cls, patches = tokens
+    return jnp.einsum("cbghsk->bghsck", with_copies(cls, patches, step.reach, grid))
 
 
-def attentions_of(model: Model, layer_params: Params, entered: dict[str, Array]) -> LayerAttentions:
-    """Both attentions of a layer from what entered them."""
-    found = {
-        name: project(model, layer_params[name], tokens, temporal=name == TEMPORAL) for name, tokens in entered.items()
-    }
-    return LayerAttentions(found[SPATIAL], found.get(TEMPORAL))
+def attention_of(
+    model: Model,
+    layer_params: Params,
+    step: Step,
+    entered: tuple[Array, ...],
+    grid: Grid,
+    gradients: tuple[Array, ...] | None = None,
+) -> tuple[Attention, ...]:
+    """What the attention of a step works with.
+
+    Args:
+        model: the model.
+        layer_params: of one layer.
+        step: of the layer.
+        entered: what entered the attention, see `apply_layer`.
+        grid: rows and columns of patches.
+        gradients: at what left it, before what is averaged over copies of CLS.
+    """
+    qkv_params = layer_params[step.attention]["qkv"]
+
+    def projected(tokens: Array) -> Array:
+        qkv = jnp.einsum("bstd,dchk->bstchk", tokens, qkv_params["kernel"], precision=model.precision)
+        return qkv + qkv_params["bias"] if "bias" in qkv_params else qkv
+
+    def at_attended(gradient: Array) -> Array:
+        kernel = layer_params[step.attention]["output"]["kernel"]
+        return jnp.einsum("bstd,hkd->bsthk", gradient, kernel, precision=model.precision)[:, :, :, None]
+
+    frames = entered[-1].shape[2]
+    qkv = tuple(map(projected, entered))
+    slopes = None if gradients is None else tuple(map(at_attended, gradients))
+    if step.reach == "window":
+        return _windows(qkv[1], None if slopes is None else slopes[1], grid)
+    mask = padding_mask(step.reach, grid, frames)
+    together = arrange(step, grid, qkv)
+    gradient = None
+    if slopes is not None:
+        gradient = arrange(step, grid, slopes)[:, :, :, :, 0]
+        if step.reach not in ("time", "frame"):  # each copy of CLS has its share in the mean
+            gradient = gradient.at[:, :, :, 0].divide(gradient.shape[1])
+    if mask is not None:
+        mask = jnp.asarray(np.broadcast_to(mask[:, None], (len(mask), mask.shape[1], mask.shape[1])))
+    return (Attention(*(together[:, :, :, :, i] for i in range(3)), gradient, mask),)
+
+
+def _windows(
+    qkv: Float[Array, "b n t 3 h k"], gradient: Float[Array, "b n t 1 h k"] | None, grid: Grid
+) -> tuple[Attention, ...]:
+    def blocks(array: Array, keys: bool) -> list[Array]:
+        return [jnp.einsum("bmhk->bhmk", piece)[:, None] for piece in window_pieces(array, grid, keys=keys)]
+
+    masks = [None if mask is None else jnp.asarray(mask[None]) for mask in window_masks(grid, qkv.shape[2])]
+    parts = [blocks(qkv[:, :, :, i], keys=i > 0) for i in range(3)]
+    slopes = [None] * len(masks) if gradient is None else blocks(gradient[:, :, :, 0], keys=False)
+    return tuple(Attention(*arrays) for arrays in zip(*parts, slopes, masks, strict=True))
 
 
 def layer_slice(layers: Params, index: Any) -> Params:
@@ -168,8 +231,13 @@ def _embed(model: Model, params: Params, pixel_values: Array) -> Tokens:
     return embeddings.apply({"params": params}, pixel_values)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _run_layer(model: Model, layers: Params, index: Any, tokens: Tokens | HostTokens) -> tuple[Tokens, LayerAttentions]:
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _run_layer(
+    model: Model, layers: Params, index: Any, tokens: Tokens | HostTokens, grid: Grid
+) -> tuple[Tokens, LayerAttentions]:
     layer_params = layer_slice(layers, index)
-    after, entered = apply_layer(model, layer_params, tokens)
-    return after, attentions_of(model, layer_params, entered)
+    after, entered = apply_layer(model, layer_params, tokens, grid)
+    return after, {
+        step.attention: attention_of(model, layer_params, step, entered[step.attention], grid)
+        for step in attention_steps(model.config)
+    }

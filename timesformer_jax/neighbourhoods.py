@@ -28,6 +28,7 @@ window        "local attention by considering the neighboring F x H/2 x W/2 patc
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -133,6 +134,45 @@ def window_block(grid: Grid, queries: tuple[slice, slice], keys: tuple[slice, sl
     return np.kron(*inside)
 
 
+def window_pieces(patches: Shaped[Array, "b n t *f"], grid: Grid, *, keys: bool) -> list[Shaped[Array, "b m *f"]]:
+    """The patches of each block of queries, or of the rectangle that it sees; block by block, as in `window_attention`.
+
+    Args:
+        patches: or whatever belongs to them.
+        grid: rows and columns of patches.
+        keys: whether those that are seen are wanted.
+    """
+    batch, _, frames, *features = patches.shape
+    placed = patches.reshape(batch, *grid, frames, *features)
+    blocks = itertools.product(*map(query_blocks, grid))
+    return [placed[:, rows[keys], columns[keys]].reshape(batch, -1, *features) for rows, columns in blocks]
+
+
+def window_masks(grid: Grid, frames: int) -> list[Bool[np.ndarray, "q s"] | None]:
+    """Of each block of `window_pieces`, which tokens are in a query's window; None where all are."""
+    masks: list[np.ndarray | None] = []
+    for rows, columns in itertools.product(*map(query_blocks, grid)):
+        inside = window_block(grid, (rows[0], columns[0]), (rows[1], columns[1]))
+        # Frames stand last: a place, masked or not, is so for all of them.
+        masks.append(None if inside.all() else inside.repeat(frames, axis=0).repeat(frames, axis=1))
+    return masks
+
+
+def from_windows(pieces: Sequence[Float[Array, "b m"]], grid: Grid, frames: int) -> Float[Array, "b n t"]:
+    """The transpose of `window_pieces` with keys: what belongs to one patch in several rectangles is added up."""
+    batch = len(pieces[0])
+    total = jnp.zeros((batch, *grid, frames), pieces[0].dtype)
+    for piece, (rows, columns) in zip(pieces, itertools.product(*map(query_blocks, grid)), strict=True):
+        sizes = (rows[1].stop - rows[1].start, columns[1].stop - columns[1].start)
+        total = total.at[:, rows[1], columns[1]].add(piece.reshape(batch, *sizes, frames))
+    return total.reshape(batch, -1, frames)
+
+
+def num_groups(reach: Reach, grid: Grid, frames: int) -> int:
+    """Into how many groups `group` cuts a clip."""
+    return {"row": frames * grid[0], "column": frames * grid[1]}.get(reach, math.prod(map(stride, (frames, *grid))))
+
+
 def grouped_attention(
     cls: Float[Array, "b 1 1 3 h k"],
     patches: Float[Array, "b n t 3 h k"],
@@ -160,8 +200,8 @@ def grouped_attention(
         What CLS and the patches get; and, where they were held, the probabilities in each group, CLS first (zero where
         a group is padded).
     """
-    query, key, value = _with_copies(cls, patches, reach, grid)
-    mask = _padding_mask(reach, grid, patches.shape[2])
+    query, key, value = with_copies(cls, patches, reach, grid)
+    mask = padding_mask(reach, grid, patches.shape[2])
     values, probabilities = attend(
         query,
         key,
@@ -200,8 +240,8 @@ def grouped_cls_attention(
         scale: see `attention.attend`.
         precision: see there.
     """
-    key, value = _with_copies(cls, patches, reach, grid)
-    mask = _padding_mask(reach, grid, patches.shape[2])
+    key, value = with_copies(cls, patches, reach, grid)
+    mask = padding_mask(reach, grid, patches.shape[2])
     values, _ = softmax_attention(
         jnp.broadcast_to(jnp.einsum("bstchk->bthsk", query), (*key.shape[:-2], 1, key.shape[-1])),
         key,
@@ -286,7 +326,7 @@ def _of_windows(
     return jnp.einsum("bhrxts->brxhts", taken)
 
 
-def _with_copies(
+def with_copies(
     cls: Float[Array, "b 1 1 c h k"], patches: Float[Array, "b n t c h k"], reach: Reach, grid: Grid
 ) -> Float[Array, "c b g h s k"]:
     """The tokens of each group, a copy of CLS first."""
@@ -295,7 +335,7 @@ def _with_copies(
     return jnp.einsum("bgschk->cbghsk", jnp.concatenate([copies, groups], axis=2))
 
 
-def _padding_mask(reach: Reach, grid: Grid, frames: int) -> Bool[np.ndarray, "g s"] | None:
+def padding_mask(reach: Reach, grid: Grid, frames: int) -> Bool[np.ndarray, "g s"] | None:
     """Which tokens of the groups there are, CLS first; None where all are."""
     mask = lattice_mask(grid, frames) if reach == "lattice" else None
     return None if mask is None else np.pad(mask, ((0, 0), (1, 0)), constant_values=True)

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from .config import AttentionOrder, AttentionType, PositionEmbeddingType
+
 DTypeName = Literal["float32", "bfloat16", "float64"]
 WeightsName = Literal["float", "int8"]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -41,6 +43,8 @@ class ConfigChanges:
 
     Attributes:
         attention_type: scheme of attention.
+        attention_order: of the steps of divided attention.
+        position_embedding_type: what is added to patches.
         num_frames: time embeddings are resized.
         image_size: pixels; position embeddings are resized.
         num_labels: a new classifier where it is another number.
@@ -48,7 +52,9 @@ class ConfigChanges:
         sampling_rate: source frames between sampled ones, at 30 frames per second.
     """
 
-    attention_type: Literal["divided_space_time", "joint_space_time", "space_only"] | None = None
+    attention_type: AttentionType | None = None
+    attention_order: AttentionOrder | None = None
+    position_embedding_type: PositionEmbeddingType | None = None
     num_frames: int | None = None
     image_size: int | None = None
     num_labels: int | None = None

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from .animation import write_animation
-from .attention_maps import attention_maps
+from .attention_maps import attention_maps, patches_beside_cls
 from .files import write_atomically
 from .overlay import Scale
 from .relevance import class_relevance
@@ -96,9 +96,8 @@ def draw(
         if "attention" in methods:
             arrays["attention"] = maps.space[:, 0]
             chosen = choices.reduce(maps.space[:, 0])
-            # CLS attends to itself as well; joint attention spreads over all frames.
-            groups = 1 if config.attention_type == "joint_space_time" else len(frames)
-            even = 1 / (1 + chosen.size // groups)
+            # CLS attends to itself as well.
+            even = 1 / (1 + patches_beside_cls(config, len(frames), chosen.shape[1:]))
             title = f"spatial attention of CLS, {choices.words}"
             over_frames("attention", chosen, "attention / even attention", title, even)
         if maps.time is not None:

@@ -12,12 +12,14 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from .attention import Implementation
-from .checkpoints import Checkpoint, HubOptions, Source, load_checkpoint, save_state_dict
+from .checkpoints import Checkpoint, HubOptions, Source, load_checkpoint, save_params, save_state_dict
 from .checkpoints.hub import upload
-from .checkpoints.huggingface import is_weights_file
+from .checkpoints.huggingface import is_weights_file, require_known, require_params
 from .checkpoints.mapping import Params
+from .checkpoints.native import is_converted
 from .config import TimesformerConfig
-from .files import fill_directory
+from .errors import CheckpointError
+from .files import fill_directory, write_atomically
 from .model_card import model_card
 from .processing import VideoProcessor
 
@@ -132,13 +134,39 @@ class PretrainedModel:
             max_shard_size: bytes, or a text such as "500MB", above which the weights are cut into several files.
 
         Raises:
-            CheckpointError: the parameters are not this model's.
+            CheckpointError: the parameters are not this model's, or Transformers has no such model (see
+                `save_converted`).
         """
+        require_known(self.config)
         with fill_directory(Path(directory), stale=is_weights_file) as temporary:
             save_state_dict(temporary, params, self.config, max_shard_size)
             if processor is not None:
                 processor.save_pretrained(temporary)
             (temporary / "README.md").write_text(model_card(self.config, params), encoding="utf-8")
+
+    def save_converted(
+        self, directory: str | PathLike[str], params: Params, *, processor: VideoProcessor | None = None
+    ) -> None:
+        """Writes a directory as `convert_hf_to_flax` does, for `from_pretrained`: of any model, in Orbax.
+
+        Args:
+            directory: where to; whole, or not at all. An earlier converted directory is replaced.
+            params: the parameters.
+            processor: the preprocessing, for preprocessor_config.json; left out when None.
+
+        Raises:
+            CheckpointError: the parameters are not this model's, or other things are in the directory.
+        """
+        directory = Path(directory)
+        if directory.exists() and not is_converted(directory) and (directory.is_file() or any(directory.iterdir())):
+            raise CheckpointError(f"{directory} is no converted directory, so it is not replaced; choose another name.")
+        require_params(params, self.config)
+        with write_atomically(directory) as temporary:
+            temporary.mkdir()
+            self.config.save_json_file(temporary / "config.json")
+            if processor is not None:
+                processor.save_pretrained(temporary)
+            save_params(temporary, params)
 
     def push_to_hub(
         self,
@@ -168,7 +196,8 @@ class PretrainedModel:
             The address of the commit.
 
         Raises:
-            CheckpointError: the parameters are not this model's, or the Hub does not take the upload.
+            CheckpointError: the parameters are not this model's, Transformers has no such model, or the Hub does not
+                take the upload.
         """
         with tempfile.TemporaryDirectory() as directory:
             self.save_pretrained(directory, params, processor=processor, max_shard_size=max_shard_size)

@@ -25,19 +25,16 @@ from jaxtyping import Array, Float, Int
 from .checkpoints.mapping import Params
 from .layers import Tokens
 from .layerwise import (
-    SPATIAL,
-    TEMPORAL,
-    Attention,
     HostTokens,
     LayerAttentions,
     Model,
     apply_layer,
-    attentions_of,
+    attention_of,
     backbone,
     layer_slice,
     tokens_before_layers,
 )
-from .rollout import Row, last_row, passed_on, patch_map, through_space
+from .rollout import Layout, Row, last_row, layout_of, patch_map, through_step
 
 
 def class_relevance(
@@ -69,11 +66,12 @@ def class_relevance(
     if chosen.shape != logits.shape[:1] or chosen.min() < 0 or chosen.max() >= logits.shape[1]:
         raise ValueError(f"classes must be one index below {logits.shape[1]} for each clip, not {classes}.")
     row, gradient = last_row(tokens), _class_gradient(model, params, tokens, chosen)
+    layout = layout_of(model, pixel_values)
     while entering:
         index = len(entering) - 1
         layers = backbone(model, params)["encoder"]["layers"]
-        gradient, attentions = _layer_gradient(model, layers, index, entering.pop(), gradient)
-        row = _relevance_back(row, attentions)
+        gradient, attentions = _layer_gradient(model, layout, layers, index, entering.pop(), gradient)
+        row = _relevance_back(layout, row, attentions)
     return patch_map(model, pixel_values, row), logits
 
 
@@ -103,38 +101,43 @@ def _class_gradient(model: Model, params: Params, tokens: Tokens | HostTokens, c
     return jax.grad(chosen)(tokens)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _layer_gradient(
-    model: Model, layers: Params, index: Any, tokens: Tokens | HostTokens, gradient: Tokens
+    model: Model, layout: Layout, layers: Params, index: Any, tokens: Tokens | HostTokens, gradient: Tokens
 ) -> tuple[Tokens, LayerAttentions]:
     """The gradient at the tokens that enter a layer, and its attentions with their gradients."""
     layer_params = layer_slice(layers, index)
-    batch, num_patches, num_frames, width = tokens[1].shape
-    added = {SPATIAL: jnp.zeros((batch, 1 + num_patches, num_frames, width), model.dtype)}
-    if TEMPORAL in layer_params:
-        added[TEMPORAL] = jnp.zeros(tokens[1].shape, model.dtype)
-    run = functools.partial(apply_layer, model, layer_params)
+    cls, patches = (jnp.zeros(part.shape, model.dtype) for part in tokens)
+    added: dict[str, tuple[Array, ...]] = {}
+    for step in layout.steps:
+        match step.reach:
+            case "time":
+                added[step.attention] = (patches,)
+            case "frame":
+                copies = jnp.broadcast_to(cls, (len(cls), 1, *patches.shape[2:]))
+                added[step.attention] = (jnp.concatenate([copies, patches], axis=1),)
+            case _:
+                added[step.attention] = (cls, patches)
+
+    def run(tokens: Any, added: Any) -> Any:
+        return apply_layer(model, layer_params, tokens, layout.grid, added)
+
     _, pull_back, entered = jax.vjp(run, tokens, added, has_aux=True)
     before, at_outputs = pull_back(gradient)
-    attentions = attentions_of(model, layer_params, entered)
-
-    def with_gradient(attention: Attention, name: str) -> Attention:
-        at_attended = jnp.einsum(
-            "bstd,hkd->bshtk" if name == TEMPORAL else "bstd,hkd->bthsk",
-            at_outputs[name],
-            layer_params[name]["output"]["kernel"],
-            precision=model.precision,
+    return before, {
+        step.attention: attention_of(
+            model, layer_params, step, entered[step.attention], layout.grid, at_outputs[step.attention]
         )
-        return attention.replace(gradient=at_attended)  # pyright: ignore[reportAttributeAccessIssue]
-
-    temporal = None if attentions.temporal is None else with_gradient(attentions.temporal, TEMPORAL)
-    return before, LayerAttentions(with_gradient(attentions.spatial, SPATIAL), temporal)
+        for step in layout.steps
+    }
 
 
-@jax.jit
-def _relevance_back(row: Row, attentions: LayerAttentions) -> Row:
-    """The row of CLS one layer further down: row @ (I + A'_space) @ (I + A'_time)."""
-    row = jax.tree.map(jnp.add, row, through_space(row, attentions.spatial, shared=1.0))
-    if attentions.temporal is None:
-        return row
-    return Row(row.cls, row.patches + passed_on(row.patches, attentions.temporal))
+@functools.partial(jax.jit, static_argnums=0)
+def _relevance_back(layout: Layout, row: Row, attentions: LayerAttentions) -> Row:
+    """The row of CLS one layer further down: row @ (I + A'_last) ... @ (I + A'_first)."""
+    if layout.parallel:
+        passed = [through_step(layout, step, row, attentions, averaged=False) for step in layout.steps]
+        return jax.tree.map(lambda *parts: sum(parts), row, *passed)
+    for step in reversed(layout.steps):
+        row = jax.tree.map(jnp.add, row, through_step(layout, step, row, attentions, averaged=False))
+    return row

@@ -17,12 +17,17 @@ divided     the two steps are composed, M = M_space M_time, for the temporal ste
             of theirs: a[t, 0, p] / frames on patch p of frame t, and on CLS the mean over t of a[t, 0, 0].
 space-only  each frame has a CLS of its own, and A is a block for each frame. The frames are averaged in the end, so
             that the row of the clip is the mean of the frames' rows.
+others      axial and sparse local-global attention are composed of their steps as divided attention is, with rows,
+            columns or lattice in place of frames, and windows in place of a patch's other frames.
+parallel    divided attention whose steps read the same tokens has M = (1 - r) (A_space + A_time) / 2 + r I; the row of
+            CLS, which has no part in A_time, is that of (1 - r) A_space + r I.
 
 No such matrix is ever made. A row vector is taken from the last layer to the first, and each attention matrix is made
 in blocks of queries, used and let go: memory grows with the tokens, not with their square.
 """
 
-import functools
+import dataclasses
+from functools import partial
 from typing import Any
 
 import flax.struct
@@ -32,7 +37,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .checkpoints.mapping import Params
+from .embeddings import patch_grid
 from .layerwise import Attention, HostTokens, LayerAttentions, Model, grid_of, run_layer, tokens_before_layers
+from .neighbourhoods import Grid, from_windows, group, ungroup, window_pieces
+from .schemes import Step, attention_steps
 
 BLOCK = 2**24
 """Probabilities that are held at a time, in numbers."""
@@ -49,6 +57,27 @@ class Row:
 
     cls: Float[Array, "b t_cls"]
     patches: Float[Array, "b n t"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What the attentions of a model's layers are over.
+
+    Attributes:
+        steps: of each layer, the first one first.
+        parallel: whether all steps read the same tokens.
+        grid: rows and columns of patches.
+    """
+
+    steps: tuple[Step, ...]
+    parallel: bool
+    grid: Grid
+
+
+def layout_of(model: Model, pixel_values: Float[Array | np.ndarray, "b t height width c"]) -> Layout:
+    """Of a model, for clips of this size."""
+    config = model.config
+    return Layout(attention_steps(config), config.attention_order == "parallel", patch_grid(pixel_values, config))
 
 
 def attention_rollout(
@@ -70,11 +99,11 @@ def attention_rollout(
         The patches' shares, and that of CLS itself; of each clip, the sum of all is one.
     """
     entering = tokens_before_layers(model, params, pixel_values)
-    row = last_row(entering.pop())
+    row, layout = last_row(entering.pop()), layout_of(model, pixel_values)
     while entering:
         index = len(entering) - 1
-        _, attentions = run_layer(model, params, index, entering.pop())
-        row = roll_back(row, attentions, residual)
+        _, attentions = run_layer(model, params, index, entering.pop(), layout.grid)
+        row = roll_back(layout, row, attentions, residual)
     return patch_map(model, pixel_values, row), np.asarray(row.cls.sum(axis=1))
 
 
@@ -92,31 +121,53 @@ def patch_map(model: Model, pixel_values: Any, row: Row) -> Float[np.ndarray, "b
     return np.asarray(row.patches).reshape(-1, rows, columns, frames).transpose(0, 3, 1, 2)
 
 
-@jax.jit
-def roll_back(row: Row, attentions: LayerAttentions, residual: Array | float = 0.5) -> Row:
-    """The row of CLS one layer further down: row @ M_space @ M_time."""
-    row = _mixed(row, through_space(row, attentions.spatial, shared=1 / attentions.spatial.query.shape[1]), residual)
-    if attentions.temporal is None:
-        return row
-    return Row(row.cls, _mixed(row.patches, passed_on(row.patches, attentions.temporal), residual))
+@partial(jax.jit, static_argnums=0)
+def roll_back(layout: Layout, row: Row, attentions: LayerAttentions, residual: Array | float = 0.5) -> Row:
+    """The row of CLS one layer further down: row @ M_last ... @ M_first."""
+    if layout.parallel:
+        (over_time,) = (step for step in layout.steps if not step.with_cls)
+        (over_space,) = (step for step in layout.steps if step.with_cls)
+        time = through_step(layout, over_time, row, attentions, averaged=True)
+        # CLS goes through space alone, and so with twice the weight.
+        space = through_step(layout, over_space, Row(2 * row.cls, row.patches), attentions, averaged=True)
+        patches = (time.patches + space.patches) / 2
+        return Row(_mix(residual, row.cls, space.cls / 2), _mix(residual, row.patches, patches))
+    for step in reversed(layout.steps):
+        passed = through_step(layout, step, row, attentions, averaged=True)
+        cls = _mix(residual, row.cls, passed.cls) if step.with_cls else row.cls
+        row = Row(cls, _mix(residual, row.patches, passed.patches))
+    return row
 
 
-def through_space(row: Row, attention: Attention, shared: float) -> Row:
-    """The row after the spatial attention alone: row @ A_space.
+def through_step(layout: Layout, step: Step, row: Row, attentions: LayerAttentions, *, averaged: bool) -> Row:
+    """The row after the attention of one step alone: row @ A. Where CLS takes no part, nothing comes to it.
 
     Args:
+        layout: of the model.
+        step: which one.
         row: before.
-        attention: over the tokens of each frame.
-        shared: how much of the weight of the clip's CLS each frame's copy takes over.
+        attentions: of the layer.
+        averaged: whether the copies of the clip's CLS in each group (frame, row, ...) share its weight, or each has it.
     """
-    frames = attention.query.shape[1]
-    copies = row.cls if row.cls.shape[1] == frames else jnp.repeat(row.cls * shared, frames, axis=1)
-    passed = passed_on(jnp.concatenate([copies[..., None], row.patches.mT], axis=-1), attention)
-    cls = passed[..., 0]
-    return Row(cls if row.cls.shape[1] == frames else cls.sum(axis=1, keepdims=True), passed[..., 1:].mT)
+    found, grid, frames = attentions[step.attention], layout.grid, row.patches.shape[2]
+    if step.reach == "window":
+        weights = window_pieces(row.patches, grid, keys=False)
+        pieces = [passed_on(w[:, None], attention)[:, 0] for w, attention in zip(weights, found, strict=True)]
+        return Row(jnp.zeros_like(row.cls), from_windows(pieces, grid, frames))
+    (attention,) = found
+    if step.reach == "time":
+        return Row(jnp.zeros_like(row.cls), passed_on(row.patches, attention))
+    patches = row.patches.mT if step.reach == "frame" else group(row.patches, step.reach, grid)
+    groups = patches.shape[1]
+    own = row.cls.shape[1] == groups  # with space-only attention
+    copies = row.cls if own else jnp.repeat(row.cls / groups if averaged else row.cls, groups, axis=1)
+    passed = passed_on(jnp.concatenate([copies[..., None], patches], axis=-1), attention)
+    cls, patches = passed[..., 0], passed[..., 1:]
+    patches = patches.mT if step.reach == "frame" else ungroup(patches, step.reach, grid, frames)
+    return Row(cls if own else cls.sum(axis=1, keepdims=True), patches)
 
 
-def passed_on(weights: Float[Array, "b groups s"], attention: Attention) -> Float[Array, "b groups s"]:
+def passed_on(weights: Float[Array, "b groups q"], attention: Attention) -> Float[Array, "b groups s"]:
     """What tokens of these weights pass on to those that they attend to: weights @ A, in blocks of queries.
 
     A is the mean over the heads of the probabilities; where there is a gradient, of the positive part of the
@@ -126,29 +177,27 @@ def passed_on(weights: Float[Array, "b groups s"], attention: Attention) -> Floa
     block = max(1, min(tokens, BLOCK // attention.query[..., 0].size))
     num_blocks = -(-tokens // block)
 
-    def in_blocks(array: Array, axis: int) -> Array:
+    def in_blocks(array: Array, axis: int, fill: Any = 0) -> Array:
         # Queries that only fill up the last block have no weight.
         axis %= array.ndim
         padding = [(0, 0)] * array.ndim
         padding[axis] = (0, num_blocks * block - tokens)
         shape = (*array.shape[:axis], num_blocks, block, *array.shape[axis + 1 :])
-        return jnp.moveaxis(jnp.pad(array, padding).reshape(shape), axis, 0)
+        return jnp.moveaxis(jnp.pad(array, padding, constant_values=fill).reshape(shape), axis, 0)
 
     def step(total: Array, part: Any) -> tuple[Array, None]:
-        weight, query, gradient = part
-        matrix = attention.replace(query=query).probabilities(slice(None))  # pyright: ignore[reportAttributeAccessIssue]
+        weight, query, gradient, mask = part
+        matrix = Attention(query, attention.key, attention.value, mask=mask).probabilities(slice(None))
         if gradient is not None:  # attended = A value, so that the gradient of A is that of attended times valueᵀ
             slope = jnp.matmul(gradient, attention.value.mT, preferred_element_type=matrix.dtype)
             matrix = jnp.maximum(matrix * slope, 0)
         return total + jnp.einsum("bgq,bghqs->bgs", weight, matrix) / matrix.shape[2], None
 
     gradient = None if attention.gradient is None else in_blocks(attention.gradient, -2)
-    parts = (in_blocks(weights, -1), in_blocks(attention.query, -2), gradient)
-    return jax.lax.scan(step, jnp.zeros_like(weights), parts)[0]
-
-
-def _mixed(row: Any, passed: Any, residual: Array | float) -> Any:
-    return jax.tree.map(functools.partial(_mix, residual), row, passed)
+    mask = None if attention.mask is None else in_blocks(attention.mask, -2, fill=True)
+    parts = (in_blocks(weights, -1), in_blocks(attention.query, -2), gradient, mask)
+    total = jnp.zeros((*weights.shape[:2], attention.key.shape[-2]), weights.dtype)
+    return jax.lax.scan(step, total, parts)[0]
 
 
 def _mix(residual: Array | float, own: Array, passed: Array) -> Array:

@@ -92,6 +92,11 @@ def steps_for_cls(config: TimesformerConfig) -> tuple[Step, ...]:
     return steps[: last + 1]
 
 
+def has_temporal_attention(config: TimesformerConfig) -> bool:
+    """Whether there is a step over time alone."""
+    return TIME in attention_steps(config)
+
+
 def has_position_embeddings(config: TimesformerConfig) -> bool:
     """Whether places in a frame have embeddings, and CLS one of its own among them."""
     return config.position_embedding_type != "none"

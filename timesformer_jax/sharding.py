@@ -10,7 +10,8 @@ XLA's partitioner does the rest. The four axes of the mesh:
     data    clips; gradients are summed over it
     fsdp    clips, and parameters with their optimizer state, which are gathered layer by layer (ZeRO-3)
     tensor  attention heads and the MLP's hidden units (Megatron-LM, arXiv 1909.08053)
-    frames  a clip's frames; between the two halves of divided attention it turns to the patches, by an all-to-all
+    frames  a clip's frames; between the two halves of divided attention it turns to the patches, by an all-to-all.
+            Sparse local-global attention gathers its tokens along it; its MLP alone is spread
 """
 
 import contextlib

@@ -82,7 +82,10 @@ class Summary:
         ]
         rule = "-" * len(lines[0])
         _, frames, height, width, _ = self.input_shape
+        order, embeddings = self.config.attention_order, self.config.position_embedding_type
         title = f"{self.config.attention_type} attention, {frames} frames of {height} x {width} pixels"
+        title += f", order {order}" if order != "time_space" else ""
+        title += f", position embeddings {embeddings}" if embeddings != "space_time" else ""
         return "\n".join([title, rule, lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 
-from .checkpoints.huggingface import has_head
+from .checkpoints.huggingface import has_head, require_known
 from .checkpoints.mapping import BACKBONE, Params
 from .checkpoints.tensors import LazyTensor
 from .config import TimesformerConfig
@@ -75,8 +75,10 @@ def verify(
         The largest differences of the logits (or the last hidden state), of every hidden state and every attention.
 
     Raises:
-        CheckpointError: torch or transformers is not installed, or Transformers can't load the checkpoint.
+        CheckpointError: torch or transformers is not installed, or Transformers can't load the checkpoint, or has no
+            such model.
     """
+    require_known(model.config)
     stored_dtype = jax.tree.leaves(params)[0].dtype
     reference = _reference_model(tensors, model.config, pixel_values.shape[1], stored_dtype)
     expected = _run_reference(reference, model.config, pixel_values)

@@ -20,6 +20,7 @@ from .checkpoints.mapping import Params
 from .files import write_atomically
 from .layerwise import Model, backbone
 from .overlay import COLOURS, Scale, overlay
+from .schemes import has_position_embeddings
 
 _MOST_FRAMES = 8
 """That one picture shows; of longer clips it shows so many, evenly spread."""
@@ -110,7 +111,13 @@ def temporal_figure(
 
 
 def embedding_figure(model: Model, params: Params, title: str = "similarity of the embeddings") -> Figure:
-    """Cosine similarities: of each place's embedding to those of all places, and of each frame's to all frames'."""
+    """Cosine similarities: of each place's embedding to those of all places, and of each frame's to all frames'.
+
+    Raises:
+        ValueError: the model has no position embeddings.
+    """
+    if not has_position_embeddings(model.config):
+        raise ValueError("the model has no position embeddings (position_embedding_type is 'none') to be drawn.")
     embeddings = backbone(model, params)["embeddings"]
     space = cosine_similarity(np.asarray(embeddings["position_embeddings"], np.float64)[1:])
     rows, columns = model.config.grid

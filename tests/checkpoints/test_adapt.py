@@ -1,5 +1,6 @@
 """Fine-tuning loads: what changes, what it is called, and that nothing else does."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ TEMPORAL = {
         *("temporal_dense/kernel", "temporal_dense/bias"),
     )
 }
+
+
+LOCAL, WIDTH = ({name.replace("temporal", kind) for name in TEMPORAL} for kind in ("local", "width"))
 
 
 @pytest.fixture(scope="module", params=["transformers", "original"])
@@ -117,6 +121,9 @@ CHANGES = {
     ("joint_space_time", "space_only"): (set(), {TIME}),
     ("space_only", "divided_space_time"): (TEMPORAL | {TIME}, set()),
     ("space_only", "joint_space_time"): ({TIME}, set()),
+    ("divided_space_time", "sparse_local_global"): (LOCAL, TEMPORAL),
+    ("divided_space_time", "axial"): (WIDTH, set()),
+    ("space_only", "axial"): (TEMPORAL | WIDTH | {TIME}, set()),
 }
 
 
@@ -135,10 +142,11 @@ def test_other_attention_type(
     assert_equal_but(new, checkpoint.params, old.params)
     params = flat_names(checkpoint.params)
     for name in new:
-        if "temporal_dense" in name or name == TIME:
+        if "_dense" in name or name == TIME:
             assert not params[name].any(), name
         else:
-            twin = name.replace("temporal_layernorm", "layernorm_before").replace("temporal_", "")
+            twin = re.sub("(temporal|local|width)_attention", "attention", name)
+            twin = re.sub("(temporal|local|width)_layernorm", "layernorm_before", twin)
             np.testing.assert_array_equal(params[name], params[twin], err_msg=name)
 
 
@@ -152,6 +160,31 @@ def test_divided_starts_where_space_only_was() -> None:
     after = run_flax(*to_flax(reference, attention_type="divided_space_time"), pixel_values).logits
     # Rounding alone, of the mean over frames above all.
     assert_close(after, before, 1e-12, "logits")
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_still_clip_in_the_other_schemes() -> None:
+    """From an image model: axial attention gives the same for any number of frames, sparse local-global for two.
+
+    (Of more frames, half are in each group of the lattice, and CLS is there once.)
+    """
+    reference = tiny_reference(attention_type="space_only")
+    picture = clip(reference.config)[:, :1]
+    for kind, frames in (("axial", 5), ("sparse_local_global", 2)):
+        model, params = to_flax(reference, attention_type=kind)
+        one, several = (run_flax(model, params, picture.repeat(count, axis=1)) for count in (1, frames))
+        assert_close(several.logits, one.logits, 1e-12, "logits")  # rounding alone
+        patches = several.hidden_states[-1][:, 1:].reshape(len(picture), -1, frames, 24)
+        still = np.repeat(one.hidden_states[-1][:, 1:, None], frames, axis=2)
+        assert_close(patches, still, 1e-12, "patches")
+
+
+def test_other_embeddings_and_orders(saved: dict[str, Path]) -> None:
+    path = saved["divided_space_time"]
+    changes = load_checkpoint(path, position_embedding_type="space", attention_order="parallel").changes
+    assert (changes.new, changes.resized, changes.dropped) == ([], [], [TIME])
+    changes = load_checkpoint(path, position_embedding_type="none").changes
+    assert (changes.new, changes.resized, set(changes.dropped)) == ([], [], {TIME, PLACE})
 
 
 def test_head_on_and_off(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Converted directories: what goes into Orbax comes out of it, bit for bit and type for type."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import orbax.checkpoint as ocp
 import pytest
 from reference import ATTENTION_TYPES, TINY
 
-from timesformer_jax import TimesformerConfig
+from timesformer_jax import TimesformerConfig, TimesformerForVideoClassification
 from timesformer_jax.checkpoints import native
 from timesformer_jax.checkpoints.mapping import mapping_table, set_leaf
 from timesformer_jax.checkpoints.native import is_converted, load_params, save_params, stored_params
+from timesformer_jax.conversion import convert_flax_to_hf
 from timesformer_jax.errors import CheckpointError
+from timesformer_jax.verification import verify
 
 CONFIG = TimesformerConfig(**TINY)
 
@@ -49,6 +53,50 @@ def test_round_trip(tmp_path: Path, attention_type: Any, dtype: Any) -> None:
     assert head
     assert_same(loaded, params)
     assert {kind for _, kind in stored_params(tmp_path).values()} == {np.dtype(dtype).name}
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "axial": {"attention_type": "axial"},
+    "sparse": {"attention_type": "sparse_local_global", "position_embedding_type": "space"},
+    "parallel": {"attention_order": "parallel"},
+    "no embeddings": {"position_embedding_type": "none", "attention_type": "joint_space_time"},
+}
+
+
+@pytest.mark.parametrize("changes", OTHERS.values(), ids=OTHERS.keys())
+def test_models_that_transformers_has_not(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """They are kept as converted directories, and refused in Transformers' format before anything is written."""
+    config = CONFIG.replace(**changes)
+    model, params = TimesformerForVideoClassification(config), random_params(config)
+    model.save_converted(tmp_path / "converted", params)
+    loaded, found = TimesformerForVideoClassification.from_pretrained(tmp_path / "converted")
+    assert loaded.config == config
+    assert_same(jax.device_get(found), params)
+    model.save_converted(tmp_path / "converted", params)  # which replaces the first
+    own = json.loads((tmp_path / "converted" / "config.json").read_text()).get("timesformer_jax", {})
+    assert own == {name: value for name, value in changes.items() if name != "attention_type"}
+
+    what = f"Transformers has no TimeSformer with {next(iter(changes))} "
+    refused: list[Callable[[], Any]] = [
+        lambda: model.save_pretrained(tmp_path / "hf", params),
+        lambda: model.push_to_hub("someone/something", params, token="none"),
+        lambda: convert_flax_to_hf(tmp_path / "converted", tmp_path / "hf"),
+        lambda: verify({}, model, params, np.zeros((1, 5, 12, 12, 3), np.float32)),
+    ]
+    for call in refused:
+        with pytest.raises(CheckpointError, match=what) as caught:
+            call()
+        assert "save_converted" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["converted"]
+
+
+def test_a_converted_directory_replaces_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "holiday.txt").write_text("")
+    with pytest.raises(CheckpointError, match="is no converted directory, so it is not replaced"):
+        TimesformerForVideoClassification(CONFIG).save_converted(tmp_path, random_params())
+    with pytest.raises(CheckpointError, match="missing: timesformer"):
+        TimesformerForVideoClassification(CONFIG).save_converted(tmp_path / "new", random_params(head=False))
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.txt"]
 
 
 def test_the_bare_model(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ from runs import recipe, videos
 
 from timesformer_jax import TimesformerForVideoClassification, VideoProcessor
 from timesformer_jax.checkpoints import load_checkpoint
-from timesformer_jax.conversion import convert_flax_to_hf
+from timesformer_jax.checkpoints.mapping import flat_names
+from timesformer_jax.conversion import convert_flax_to_hf, convert_hf_to_flax
 from timesformer_jax.errors import CheckpointError, TrainingError
 from timesformer_jax.training import job
+from timesformer_jax.training.initial_model import start_from_recipe
 from timesformer_jax.training.loop import TrainResult, train
 from timesformer_jax.training.metrics import read_lines
 from timesformer_jax.training.recipe import Checkpointing, Optimizer, Schedule
@@ -98,6 +100,31 @@ def test_transformers_loads_the_export(finished: tuple[Path, TrainResult, list[i
     found = result.model.apply({"params": result.params}, pixels).logits
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert VideoProcessor.from_pretrained(result.export) == result.processor
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention_type", ["axial", "sparse_local_global"])
+def test_a_model_that_transformers_has_not(attention_type: Any, videos: Path, tmp_path: Path) -> None:
+    """Ends in a converted directory, and goes on after a stop as all do; every parameter has learnt."""
+    model = dataclasses.replace(
+        recipe(videos).model, attention_type=attention_type, position_embedding_type="space", time_initializer_range=0.1
+    )
+    config = recipe(videos, model=model)
+    assert not train(config, tmp_path / "run", max_seconds=0).finished
+    result = train(config, tmp_path / "run")
+    assert result.export is not None
+    loaded, params = TimesformerForVideoClassification.from_pretrained(result.export)
+    assert loaded.config == result.model.config
+    assert loaded.config.attention_type == attention_type
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(params), jax.device_get(result.params))
+    assert VideoProcessor.from_pretrained(result.export) == result.processor
+    start = start_from_recipe(config.model, ["class 0", "class 1", "class 2"], config.seed).params
+    for name, leaf in flat_names(jax.device_get(params)).items():
+        assert np.abs(leaf - flat_names(start)[name]).max() > 1e-7, name  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match=f"no TimeSformer with attention_type '{attention_type}'"):
+        convert_flax_to_hf(tmp_path / "run", tmp_path / "hf")
+    convert_hf_to_flax(tmp_path / "run", tmp_path / "flax")
+    assert (tmp_path / "flax" / "config.json").read_text() == (result.export / "config.json").read_text()
 
 
 def test_a_run_is_a_checkpoint(finished: tuple[Path, TrainResult, list[int]], tmp_path: Path) -> None:

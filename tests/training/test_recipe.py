@@ -1,5 +1,6 @@
 """Recipes: the paper's settings, what can't be, and the command line that changes them."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -54,6 +55,8 @@ def test_what_can_not_be() -> None:
 
 def test_the_command_line_makes_the_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = recipe(tmp_path / "nothing here")
+    model = dataclasses.replace(config.model, attention_order="parallel", position_embedding_type="space")
+    config = dataclasses.replace(config, model=model)
     assert main(["train", "--output", str(tmp_path / "run"), *arguments(config)]) == 2
     said = capsys.readouterr().err
     assert "nothing here" in said

@@ -8,6 +8,7 @@ import numpy as np
 from ..config import TimesformerConfig
 from ..embeddings import resize_space_embedding, resize_time_embedding
 from ..errors import CheckpointError
+from ..schemes import attention_steps
 from .mapping import BACKBONE, Params, get_leaf, mapping_table, set_leaf
 from .resize import resize_bicubic
 
@@ -47,7 +48,8 @@ def adapt(
     Position and time embeddings are resized (nearest, as the model does with its input, unless told). A classifier of
     another size is made anew: normal weights of `initializer_range` from a fixed seed, zero bias. Temporal attention
     that the checkpoint lacks starts as the paper's training does: a copy of the spatial attention behind a temporal
-    projection of zero, and zero time embeddings, so that the model computes what it did before.
+    projection of zero, and zero time embeddings, so that the model computes what it did before. So do the attentions
+    over windows and over width, and position embeddings that are missing.
 
     Args:
         params: of the source; the leaves that don't change are shared with the result.
@@ -63,6 +65,9 @@ def adapt(
     source_entries = {_key(entry.path): entry for entry in mapping_table(source, head=source_head)}
     target_entries = {_key(entry.path): entry for entry in mapping_table(target, head=target_head)}
     source_root = (BACKBONE,) if source_head else ()
+    extra = [step for step in attention_steps(target) if step.dense is not None]
+    twins = {step.attention: "attention" for step in extra} | {step.norm: "layernorm_before" for step in extra}
+    zero_at_first = {"position_embeddings", "time_embeddings", *(step.dense for step in extra)}
     changes, adapted = Changes(), {}
     for key, entry in target_entries.items():
         name, shape = "/".join(entry.path), entry.shape
@@ -83,17 +88,17 @@ def adapt(
         elif key[0] == "classifier":
             leaf = _new_classifier(key[-1], shape, target.initializer_range, _dtype(params))
             changes.new.append(name)
-        elif leaf is None and (key[-1] == "time_embeddings" or "temporal_dense" in key):
+        elif leaf is None and zero_at_first.intersection(key):
             leaf = np.zeros(shape, _dtype(params))
             changes.new.append(name)
-        elif leaf is None and (spatial := _spatial_twin(key)) != key:
+        elif leaf is None and (spatial := tuple(twins.get(part, part) for part in key)) != key:
             leaf = np.array(get_leaf(params, (*source_root, *spatial)))
             changes.new.append(name)
         else:
             was = "not in the checkpoint" if leaf is None else f"{leaf.shape} in the checkpoint"
             raise CheckpointError(
                 f"the checkpoint can't become this model: {name} is {was} and {shape} in the model; only num_labels, "
-                "num_frames, image_size and attention_type may change."
+                "num_frames, image_size and attention_type may change, attention_order and position_embedding_type."
             )
         set_leaf(adapted, entry.path, leaf)
     changes.dropped = ["/".join(entry.path) for entry in source_entries.values()]
@@ -103,11 +108,6 @@ def adapt(
 def _key(path: tuple[str, ...]) -> tuple[str, ...]:
     """A parameter's path inside the encoder, the same in the classifier and in the bare model."""
     return path[1:] if path[0] == BACKBONE else path
-
-
-def _spatial_twin(key: tuple[str, ...]) -> tuple[str, ...]:
-    twins = {"temporal_attention": "attention", "temporal_layernorm": "layernorm_before"}
-    return tuple(twins.get(part, part) for part in key)
 
 
 def _new_classifier(kind: str, shape: tuple[int, ...], deviation: float, dtype: np.dtype) -> np.ndarray:

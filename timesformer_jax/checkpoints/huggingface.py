@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError
+from ..schemes import unknown_to_transformers
 from .mapping import BACKBONE, Entry, Params, flat_names, get_leaf, mapping_table, set_leaf
 from .tensors import LazyTensor, empty_array
 
@@ -113,15 +114,25 @@ def require_loadable(where: Path, tensors: Mapping[str, LazyTensor], config: Tim
     )
 
 
+def require_params(params: Mapping[str, Any], config: TimesformerConfig) -> list[Entry]:
+    """Checks that a tree holds the parameters of a model with this config, and gives the table that names them.
+
+    Raises:
+        CheckpointError: parameters are unknown, missing or wrongly shaped; all are listed.
+    """
+    table = mapping_table(config, head=BACKBONE in params)
+    shapes = {name: np.shape(leaf) for name, leaf in flat_names(params).items()}
+    require_exact("the parameters", shapes, {"/".join(entry.path): entry.shape for entry in table})
+    return table
+
+
 def to_state_dict(params: Mapping[str, Any], config: TimesformerConfig) -> dict[str, np.ndarray]:
     """The PyTorch tensors for a tree of parameters, of the classifier or of the bare model, in the tree's own dtype.
 
     Raises:
         CheckpointError: parameters are unknown, missing or wrongly shaped for this config; all are listed.
     """
-    table = mapping_table(config, head=BACKBONE in params)
-    shapes = {name: np.shape(leaf) for name, leaf in flat_names(params).items()}
-    require_exact("the parameters", shapes, {"/".join(entry.path): entry.shape for entry in table})
+    table = require_params(params, config)
     state: dict[str, np.ndarray] = {}
     for entry in table:
         leaf = np.asarray(get_leaf(params, entry.path))
@@ -130,15 +141,30 @@ def to_state_dict(params: Mapping[str, Any], config: TimesformerConfig) -> dict[
     return state
 
 
+def require_known(config: TimesformerConfig) -> None:
+    """Checks that Transformers has a model for a config.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    unknown = unknown_to_transformers(config)
+    if unknown is not None:
+        raise CheckpointError(
+            f"Transformers has no TimeSformer with {unknown}, so there is none in its format; keep this model as a "
+            "converted directory (`model.save_converted`, or `convert_hf_to_flax SOURCE DEST` for a training run)."
+        )
+
+
 def save_state_dict(
     directory: Path, params: Mapping[str, Any], config: TimesformerConfig, max_shard_size: int | str = "5GB"
 ) -> None:
     """Writes config.json and model.safetensors (or shards and their index) into a directory, as Transformers does.
 
     Raises:
-        CheckpointError: the parameters are not those of a model with this config.
+        CheckpointError: the parameters are not those of a model with this config, or Transformers has no such model.
         OSError: the files can't be written.
     """
+    require_known(config)
     from huggingface_hub import split_state_dict_into_shards_factory
     from safetensors.numpy import save_file
 

@@ -31,7 +31,7 @@ def is_converted(directory: Path) -> bool:
 
 
 def save_params(directory: Path, params: Mapping[str, Any]) -> None:
-    """Writes a tree of arrays to `directory`/params.
+    """Writes a tree of arrays to `directory`/params. Of several processes, the one that calls this writes alone.
 
     Raises:
         OSError: the files can't be written.
@@ -40,11 +40,16 @@ def save_params(directory: Path, params: Mapping[str, Any]) -> None:
 
     path = (directory / PARAMS).absolute()
     # Orbax copies numpy arrays before it writes them, but not JAX's; x64 keeps float64 what it is.
+    several = jax.process_count() > 1
     with jax.enable_x64(True):
-        tree = jax.tree.map(jax.device_put, dict(params))
+        # Of several processes' arrays Orbax takes only numpy's from one of them.
+        tree = jax.tree.map(np.asarray if several else jax.device_put, dict(params))
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(me, {me}, "alone") if several else ocp.options.MultiprocessingOptions()
     try:
         # Trained weights don't compress: zstd would save 8% of the space and cost half of the memory again.
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
+        handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone)
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
             checkpointer.save(path, args=ocp.args.PyTreeSave(tree))
     except Exception as error:
         _remove_for_good(path)

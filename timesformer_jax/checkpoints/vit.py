@@ -1,7 +1,9 @@
 """ImageNet start: the weights of a ViT become the space-only TimeSformer that computes the same, picture by picture.
 
 From there `adapt` makes a TimeSformer of any attention type as the paper starts its training: temporal attention is a
-copy of the spatial one behind a projection of zero, and time embeddings are zero.
+copy of the spatial one behind a projection of zero, and time embeddings are zero. The attentions over windows and over
+width of the other schemes start likewise, and the ViT's own attention is then over the lattice, or over height: what
+such a model computes at first is no longer what the ViT does (docs/schemes.md).
 """
 
 import math

@@ -74,10 +74,14 @@ class Visualize:
 
     def _methods(self, encoder: Any) -> tuple[Method, ...]:
         """What was asked for, or all that the model has."""
+        from ..schemes import has_position_embeddings, has_temporal_attention
+
         config = encoder.model.config
         missing: dict[str, str] = {}
-        if config.attention_type != "divided_space_time":
+        if not has_temporal_attention(config):
             missing["temporal"] = f"{config.attention_type} attention has no step over time alone"
+        if not has_position_embeddings(config):
+            missing["embeddings"] = "it has no position embeddings"
         if not encoder.model.has_head or config.num_labels == 0:
             missing["relevance"] = "it has no classifier"
         for method in self.method:

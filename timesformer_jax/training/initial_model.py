@@ -18,6 +18,7 @@ from ..inference import processor_for
 from ..modeling import TimesformerForVideoClassification
 from ..pretrained import require_x64
 from ..processing import VideoProcessor
+from ..schemes import attention_steps
 from .data import ClipShape
 from .recipe import ModelOptions
 from .run_directory import RunDirectory
@@ -73,17 +74,19 @@ def start_from_recipe(options: ModelOptions, classes: Sequence[str], seed: int) 
     shape = (1, config.num_frames, height, width, config.num_channels)
     init = jax.jit(model.init)
     params: Any = init(jax.random.key(seed), jnp.zeros(shape, jnp.float32))["params"]
-    params = _randomize_time(jax.device_get(params), options.time_initializer_range, seed)
+    params = _randomize_time(jax.device_get(params), config, options.time_initializer_range, seed)
     return Start(model, processor, params)
 
 
-def _randomize_time(params: Params, deviation: float, seed: int) -> Params:
-    """Random values where the model has zeros that keep it blind to the order of frames."""
+def _randomize_time(params: Params, config: TimesformerConfig, deviation: float, seed: int) -> Params:
+    """Random values where the model has zeros that keep it blind to the order of frames, or a step without effect."""
+    dense = [step.dense for step in attention_steps(config) if step.dense is not None]
 
     def draw(path: Any, leaf: np.ndarray) -> np.ndarray:
         names = [str(key.key) for key in path]
-        if deviation and (names[-1] == "time_embeddings" or names[-2:] == ["temporal_dense", "kernel"]):
-            rng = np.random.default_rng([seed, len(names)])
+        if deviation and (names[-1] == "time_embeddings" or (names[-1] == "kernel" and names[-2] in dense)):
+            further = dense.index(names[-2]) if names[-2] in dense else 0
+            rng = np.random.default_rng([seed, len(names), *[further] * (further > 0)])
             return rng.normal(0, deviation, leaf.shape).astype(leaf.dtype)
         return leaf
 

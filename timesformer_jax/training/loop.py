@@ -17,6 +17,7 @@ from ..errors import TrainingError
 from ..modeling import TimesformerForVideoClassification
 from ..processing import VideoProcessor
 from ..progress import step as shown_step
+from ..schemes import unknown_to_transformers
 from ..sharding import whole
 from .checkpointing import VALIDATION, Checkpoints
 from .display import Display, Observer
@@ -40,7 +41,8 @@ class TrainResult:
         model: the module.
         params: the trained parameters; the moving average where the recipe keeps one.
         processor: the preprocessing of its frames.
-        export: the directory that Transformers loads; None while the run is not finished.
+        export: the directory that Transformers loads, or a converted one where it has no such model; None while the run
+            is not finished.
     """
 
     finished: bool
@@ -242,4 +244,8 @@ def _export(job: Job, state: TrainState) -> None:
     params = whole(state.trained, job.mesh)
     if is_first() and not job.run.export.exists():
         with shown_step(f"writing {job.run.export}"):
-            job.start.model.save_pretrained(job.run.export, params, processor=job.start.processor)
+            model, processor = job.start.model, job.start.processor
+            if unknown_to_transformers(model.config) is None:
+                model.save_pretrained(job.run.export, params, processor=processor)
+            else:
+                model.save_converted(job.run.export, params, processor=processor)

@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any, Literal
 
 from ..config import PRESETS as ARCHITECTURES
-from ..config import AttentionType, TimesformerConfig
+from ..config import AttentionOrder, AttentionType, PositionEmbeddingType, TimesformerConfig
 from ..errors import ConfigError
 from ..options import DTypeName
 from ..rematerialization import Remat
@@ -24,6 +24,8 @@ class ModelOptions:
             not given.
         architecture: a published model's (such as base-k400) for a start from random weights.
         attention_type: scheme of attention; when not given the checkpoint's or the architecture's, as all below.
+        attention_order: of the steps of divided attention.
+        position_embedding_type: what is added to patches: embeddings of space and time, of space, or none.
         num_frames: frames of a clip.
         image_size: pixels, a side of the crop.
         sampling_rate: frames from one sampled frame to the next in a video at 30 frames a second; "segments" takes one
@@ -34,8 +36,9 @@ class ModelOptions:
         num_attention_heads: heads of every attention.
         intermediate_size: width inside the MLP.
         initializer_range: standard deviation of newly made weights.
-        time_initializer_range: the same of time embeddings and temporal projections, which start at zero otherwise, as
-            a start from an image model wants it. From random weights zero holds the sense of time back.
+        time_initializer_range: the same of time embeddings and of the projections that temporal attention ends in (and
+            those over width or windows), which start at zero otherwise, as a start from an image model wants it. From
+            random weights zero holds the sense of time back.
         drop_path_rate: stochastic depth of the last layer; grows linearly from 0 at the first.
         dropout: after the embeddings and every dense layer but qkv.
         attention_dropout: of attention probabilities.
@@ -47,6 +50,8 @@ class ModelOptions:
     checkpoint: str | None = None
     architecture: str = "base-k400"
     attention_type: AttentionType | None = None
+    attention_order: AttentionOrder | None = None
+    position_embedding_type: PositionEmbeddingType | None = None
     num_frames: int | None = None
     image_size: int | None = None
     sampling_rate: float | Literal["segments"] | None = None

@@ -8,7 +8,7 @@ metrics.jsonl          a line for each step, and one for each validation
 performance.jsonl      speed, waiting and memory, now and then
 tensorboard/           all of these for TensorBoard
 bad_videos.txt         what could not be decoded
-export/                what Transformers loads, once the run is finished
+export/                what Transformers loads, once the run is finished; converted, where it has no such model
 """
 
 import contextlib
