@@ -76,10 +76,17 @@ def schemes() -> list[str]:
 
 class TestVariants:
     def test_rows_that_are_one_model_share_a_key(self) -> None:
-        rows = variants_of(["schemes", "frames", "size"], PRESETS["motion"].model)
-        keys = {row.name: row.key for row in rows}
-        assert keys["divided space time"] == keys["8 frames"] == keys["32 pixels"] == BASE
-        assert keys["joint space time"] == "attention_type=joint_space_time"
+        rows = variants_of(["schemes", "embeddings", "order", "frames", "size"], PRESETS["motion"].model)
+        base = [(row.set, row.name) for row in rows if row.key == BASE]
+        assert base == [
+            ("schemes", "divided space time"),
+            ("embeddings", "space time"),
+            ("order", "time space"),
+            ("frames", "8 frames"),
+            ("size", "32 pixels"),
+        ]
+        assert [row.key for row in rows if row.name == "axial"] == ["attention_type=axial"]
+        assert len({row.key for row in rows}) == len(rows) - len(base) + 1 == 5 + 3 + 3 + 3 + 3 - 4
         assert [row.name for row in rows if row.set == "frames"] == ["4 frames", "8 frames", "16 frames"]
         assert [row.name for row in rows if row.set == "size"] == ["32 pixels", "48 pixels", "64 pixels"]
         for row in rows:

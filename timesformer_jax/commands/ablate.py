@@ -75,10 +75,10 @@ class Ablate:
             from ..training.ablation_report import write_report
 
             report = write_report(ablation, results)
-        failed = {
-            variant.name: error for variant in ablation.variants if (error := results.error(variant.key, self.seeds))
-        }
-        for name, error in failed.items():
-            say(f"failed: {name}: {error}")
+        failed = [
+            (variant, error) for variant in ablation.variants if (error := results.error(variant.key, self.seeds))
+        ]
+        for variant, error in failed:
+            say(f"failed: {variant.set}, {variant.name}: {error}")
         print(report)
         return 1 if failed else 0
