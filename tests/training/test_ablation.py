@@ -206,6 +206,9 @@ with RunDirectory(Path({str(tmp_path / "out")!r})).locked(): pass
         other = dataclasses.replace(settings, recipe=dataclasses.replace(settings.recipe, batch_size=8))
         with pytest.raises(ConfigError, match=r"recipe.batch_size is 8 here and 4 there"):
             ablate(other, runner=Runner())
+        again = Runner()
+        ablate(dataclasses.replace(settings, recipe=dataclasses.replace(settings.recipe, log_every=1)), runner=again)
+        assert not again.cases
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "letter.txt").touch()
         with pytest.raises(ConfigError, match="other things"):

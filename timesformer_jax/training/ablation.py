@@ -25,7 +25,7 @@ from .evaluation_run import Views
 from .metrics import read_lines
 from .motion import SAMPLING_RATE, MotionTask, ensure_motion
 from .recipe import TrainConfig
-from .run_directory import RunDirectory, flat
+from .run_directory import FREE_TO_CHANGE, RunDirectory, flat
 from .sources import read_videos
 from .stopping import StopRequest
 from .variants import Variant
@@ -234,7 +234,11 @@ def _claim(ablation: Ablation) -> None:
             temporary.write_text(json.dumps(wanted, indent=2) + "\n")
         return
     ours, theirs = dict(flat(wanted)), dict(flat(read_json(path, ConfigError)))
-    different = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    # The mesh, too, leaves results as they are, but not costs.
+    free = tuple(f"recipe.{name}" for name in FREE_TO_CHANGE if name != "mesh.")
+    different = sorted(
+        name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name) and not name.startswith(free)
+    )
     if different:
         name = different[0]
         raise ConfigError(
