@@ -21,6 +21,7 @@ ARRAY_MODULES = (
     "layers",
     "losses",
     "modeling",
+    "neighbourhood_attention",
     "neighbourhoods",
     "packets",
     "decoding",

@@ -21,6 +21,7 @@ LAYERS = (
         "attention",
         "blockwise",
         "embeddings",
+        "neighbourhood_attention",
         "neighbourhoods",
         "losses",
         "outputs",

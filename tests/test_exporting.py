@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from reference import tiny_reference
+from tiny_flax import tiny_flax
 
-from timesformer_jax import VideoClassifier
+from timesformer_jax import VideoClassifier, VideoProcessor
 from timesformer_jax.cli import main
 from timesformer_jax.exporting import MODEL, SCRIPT, SETTINGS, WEIGHTS
 
@@ -60,6 +61,25 @@ def test_an_export_runs_without_this_package(
         assert exported.platforms == ("cpu", "cuda", "tpu")
         assert (out / MODEL).stat().st_size < 200_000, "weights are in the function"
         assert (out / WEIGHTS).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention_type", ["axial", "sparse_local_global"])
+def test_schemes_that_transformers_has_not(attention_type: str, tmp_path: Path) -> None:
+    """From a converted directory; an odd number of frames."""
+    model, params = tiny_flax(attention_type, dtype=np.float32)
+    model.save_converted(tmp_path / "model", params, processor=VideoProcessor(size=8, crop_size=(8, 16)))
+    timesformer = str(Path(sys.executable).parent / "timesformer")
+    command = [timesformer, "export", str(tmp_path / "model"), str(tmp_path / "out"), "--platforms", "cpu"]
+    subprocess.run(command, capture_output=True, text=True, check=True)
+    clips = np.random.default_rng(0).integers(0, 256, (3, 3, 8, 16, 3), np.uint8)
+    np.save(tmp_path / "clips.npy", clips)
+    command = [sys.executable, "-c", WITHOUT, str(tmp_path / "out" / SCRIPT), str(tmp_path / "clips.npy")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.splitlines()
+    found = np.array([[float(value) for value in line.split()[1:]] for line in printed])
+    expected = VideoClassifier.from_pretrained(tmp_path / "model").forward(clips)
+    # float32: the same operations, compiled apart.
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_nothing_is_replaced_unasked(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

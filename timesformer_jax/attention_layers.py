@@ -8,7 +8,8 @@ from jaxtyping import Array, Float
 
 from .attention import choose_implementation, cls_attention, spatial_attention, temporal_attention
 from .module import TimesformerModule
-from .neighbourhoods import Grid, grouped_attention, grouped_cls_attention, window_attention
+from .neighbourhood_attention import grouped_attention, grouped_cls_attention, window_attention
+from .neighbourhoods import Grid
 from .schemes import SPACE, Step
 
 
