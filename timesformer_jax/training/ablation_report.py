@@ -130,7 +130,8 @@ def write_report(ablation: Ablation, results: Results) -> Path:
 
 def _introduction(ablation: Ablation, rows: Sequence[Row], results: Results) -> str:
     recipe, motion = ablation.recipe, ablation.motion
-    devices = {(results.values(row.key, None) or {}).get("device") for row in rows} - {None}
+    costs = [results.values(row.key, None) for row in rows]
+    devices = {str(cost["device"]) for cost in costs if cost is not None}
     if ablation.makes_videos:
         data = (
             f"{motion.train:,} motion videos to train on, {motion.test:,} others to test on, of each seed's own making"
