@@ -173,8 +173,8 @@ def _table(name: str, rows: Sequence[Row]) -> str:
         cells += [_share(row.within_pairs, row.within_pairs_spread)] if pairs else []
         cells += [_number(row.steps, "{:,}")] if steps else []
         cells += [_number(row.parameters, "{:,}"), _scaled(row.multiply_adds)]
-        cells += [_number(row.train_clips_per_second, "{:.3g}"), _scaled(row.train_memory, "B")]
-        cells += [_number(row.inference_clips_per_second, "{:.3g}"), _scaled(row.inference_memory, "B")]
+        cells += [_rate(row.train_clips_per_second), _scaled(row.train_memory, "B")]
+        cells += [_rate(row.inference_clips_per_second), _scaled(row.inference_memory, "B")]
         lines.append(cells)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -187,6 +187,10 @@ def _share(value: float | None, spread: float | None) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "–" if value is None else form.format(value)
+
+
+def _rate(value: float | None) -> str:
+    return _number(value, "{:,.0f}" if value is not None and value >= 100 else "{:.3g}")
 
 
 def _scaled(value: float | None, unit: str = "") -> str:
