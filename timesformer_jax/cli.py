@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
+from .commands.ablate import Ablate
 from .commands.classify import Classify
 from .commands.demo import Demo
 from .commands.evaluate import Evaluate
@@ -29,6 +30,7 @@ from .options import Flag
 from .progress import say
 
 COMMANDS: dict[str, Any] = {
+    "ablate": Ablate,
     "classify": Classify,
     "demo": Demo,
     "evaluate": Evaluate,

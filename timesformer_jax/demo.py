@@ -17,8 +17,6 @@ import jax
 from .config import AttentionType
 from .demo_pictures import course_figure, example_figure, videos_figure
 from .demo_report import png_of, write_page
-from .errors import DataError
-from .files import read_json
 from .inference import VideoClassifier
 from .predictions import Prediction
 from .progress import say, step
@@ -27,7 +25,7 @@ from .training.evaluate import Evaluation
 from .training.evaluation_run import Views, evaluate
 from .training.loop import train
 from .training.metrics import read_lines
-from .training.motion import DESCRIPTION, MotionTask, describe, within_pairs, write_motion
+from .training.motion import MotionTask, ensure_motion, within_pairs
 from .training.recipe import PRESETS, TrainConfig
 from .training.run_directory import RunDirectory
 from .video_encoder import VideoEncoder
@@ -117,7 +115,7 @@ def run_demo(
         RunError: the directory holds a run with other settings.
     """
     videos = directory / "videos"
-    _make_videos(videos, train_videos, test_videos, seed)
+    ensure_motion(videos, MotionTask(), train=train_videos, test=test_videos, seed=seed)
     trained = train(
         motion_recipe(videos, attention_type=attention_type, steps=steps, seed=seed),
         directory / "run",
@@ -136,16 +134,6 @@ def run_demo(
     )
     with step("looking into a video and writing the report"):
         return _report(directory, evaluation, trained.export)
-
-
-def _make_videos(directory: Path, train: int, test: int, seed: int) -> None:
-    """Makes the videos, unless an earlier call has."""
-    if not directory.exists():
-        write_motion(directory, train=train, test=test, seed=seed)
-        return
-    wanted = describe(MotionTask(), train=train, test=test, seed=seed)
-    if read_json(directory / DESCRIPTION, DataError) != wanted:
-        raise DataError(f"{directory} holds videos of another task, number or seed; choose another directory.")
 
 
 def _report(directory: Path, evaluation: Evaluation, checkpoint: Path) -> DemoResult:

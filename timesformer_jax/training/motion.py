@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
 from ..errors import DataError
-from ..files import write_atomically
+from ..files import read_json, write_atomically
 from ..progress import counter
 
 Kind = Literal["moving", "turning", "growing"]
@@ -161,6 +161,18 @@ def write_motion(
             pool.shutdown(cancel_futures=True)
         description = describe(task, train=train, test=test, seed=seed)
         (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def ensure_motion(directory: Path, task: MotionTask, *, train: int, test: int, seed: int) -> None:
+    """Writes a data set, unless an earlier call has.
+
+    Raises:
+        DataError: the directory holds other videos, or the numbers make no whole pairs of every class.
+    """
+    if not directory.exists():
+        write_motion(directory, task, train=train, test=test, seed=seed)
+    elif read_json(directory / DESCRIPTION, DataError) != describe(task, train=train, test=test, seed=seed):
+        raise DataError(f"{directory} holds videos of another task, number or seed; choose another directory.")
 
 
 def describe(task: MotionTask, *, train: int, test: int, seed: int) -> dict[str, Any]:

@@ -1,0 +1,84 @@
+"""`timesformer ablate`: variants of a model compared, what they learn and what they cost."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from ..progress import say
+from ..progress import step as shown_step
+from ..training.motion import MotionTask
+from ..training.recipe import PRESETS, TrainConfig
+from ..training.stopping import StopRequest
+from ..training.variants import SetName, variants_of
+
+if TYPE_CHECKING:
+    Preset = TrainConfig
+else:
+    Preset = tyro.extras.subcommand_type_from_defaults(PRESETS, prefix_names=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablate:
+    """Train variants of a recipe with the same budget from the same seeds, measure what each costs, and write a report.
+
+    The same command goes on where it was stopped or killed; more sets and seeds may be asked for later. The preset
+    motion makes its own videos; the others need --data.train and --data.validation.
+
+    Attributes:
+        config: the recipe that is varied; --steps is the budget of each training, and --seeds stand for --seed.
+        output: directory for results, runs and report.
+        sets: of variants: attention schemes, position embeddings, order of divided attention's steps, frames of a clip,
+            size of the crop.
+        seeds: of videos, weights and order, the same for all variants; without any, the costs alone are measured.
+        minutes: budget of each training in place of steps; as many steps as that allows at the measured speed.
+        frames: of the set "frames"; half of the recipe's, its own and twice its own when not given.
+        sizes: pixels, of the set "size"; the recipe's, one and a half and two times that when not given.
+        task: what moves in the videos of the preset motion.
+        train_videos: of the preset motion.
+        test_videos: of the preset motion.
+        crops: of each test video, averaged: 1 in the centre, 3 along its long side.
+    """
+
+    config: Annotated[Preset, tyro.conf.arg(name="")]
+    output: Path
+    sets: tuple[SetName, ...] = ("schemes",)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    minutes: float | None = None
+    frames: tuple[int, ...] | None = None
+    sizes: tuple[int, ...] | None = None
+    task: MotionTask = dataclasses.field(default_factory=MotionTask)
+    train_videos: int = 2400
+    test_videos: int = 480
+    crops: int = 3
+
+    def run(self) -> int:
+        """Does what has not been done before, and writes the report."""
+        with StopRequest().listening() as stop:
+            from ..training.ablation import Ablation, MotionVideos, ablate
+            from ..training.evaluation_run import Views
+
+            ablation = Ablation(
+                self.config,
+                self.output.expanduser().absolute(),
+                variants_of(self.sets, self.config.model, frames=self.frames, sizes=self.sizes),
+                seeds=self.seeds,
+                minutes=self.minutes,
+                motion=MotionVideos(self.task, self.train_videos, self.test_videos),
+                views=Views(crops=self.crops),
+            )
+            results = ablate(ablation, stop=stop)
+        if results is None:
+            return 0
+        with shown_step("writing the report"):
+            from ..training.ablation_report import write_report
+
+            report = write_report(ablation, results)
+        failed = [
+            (variant, error) for variant in ablation.variants if (error := results.error(variant.key, self.seeds))
+        ]
+        for variant, error in failed:
+            say(f"failed: {variant.set}, {variant.name}: {error}")
+        print(report)
+        return 1 if failed else 0
