@@ -33,7 +33,9 @@ def template() -> TrainState:
 def saved(directory: Path, steps: dict[int, float | None], keep: int = 10) -> Path:
     checkpoints = Checkpoints(directory / "checkpoints", Checkpointing(keep=keep))
     for step, validation in steps.items():
-        checkpoints.save(state_at(step), {"data": {"step": step}}, validation)
+        checkpoints.save(state_at(step), {"data": {"step": step}})
+        if validation is not None:
+            checkpoints.accuracies[step] = validation
     checkpoints.wait()
     checkpoints.close()
     return directory / "checkpoints"
@@ -49,7 +51,7 @@ def test_a_save_is_not_touched_by_the_steps_after_it(tmp_path: Path) -> None:
     state = state_at(0)
     for _ in range(4):
         state = advance(state)
-        checkpoints.save(state, {}, None)
+        checkpoints.save(state, {})
         for _ in range(3):
             state = advance(state)
         state = jax.tree.map(lambda leaf: leaf - 3, state)
@@ -67,7 +69,8 @@ def test_the_best_and_the_last_are_kept(tmp_path: Path) -> None:
     # So they are when another process goes on.
     checkpoints = Checkpoints(directory, Checkpointing(keep=2))
     assert checkpoints.restore(template()) is not None
-    checkpoints.save(state_at(8), {}, 0.4)
+    checkpoints.accuracies |= {2: 0.9, 4: 0.5, 6: 0.3}
+    checkpoints.save(state_at(8), {})
     checkpoints.wait()
     checkpoints.close()
     assert steps_in(directory) == [2, 7, 8]
@@ -126,7 +129,7 @@ def test_every_flipped_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
         expected = state_at(step)
         assert not different(fingerprints(expected), fingerprints(state))
         assert saved_run["data"] == {"step": step}
-        checkpoints.save(state_at(3), {}, 0.1)
+        checkpoints.save(state_at(3), {})
         checkpoints.wait()
         checkpoints.close()
     assert damaged >= 3

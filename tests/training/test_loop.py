@@ -21,6 +21,7 @@ from timesformer_jax.training.loop import TrainResult, train
 from timesformer_jax.training.metrics import read_lines
 from timesformer_jax.training.recipe import Checkpointing, Optimizer, Schedule
 from timesformer_jax.training.run_directory import RunDirectory, RunError
+from timesformer_jax.training.stopping import StopRequest
 
 __all__ = ["videos"]  # a fixture
 
@@ -137,10 +138,37 @@ def test_time_runs_out_and_the_run_goes_on(
     assert (result.finished, result.step, result.export) == (False, 1, None)
     with pytest.raises(RunError, match=r"optimizer.learning_rate is 0.5 here and 0.003 there"):
         train(recipe(videos, optimizer=Optimizer(kind="adamw", learning_rate=0.5)), tmp_path / "run")
-    # What does not change the result may change.
-    data = dataclasses.replace(recipe(videos).data, prefetch=2)
-    result = train(recipe(videos, data=data), tmp_path / "run")
+    # Other videos are refused. The same ones may lie elsewhere, and what does not change the result may change.
+    other = dataclasses.replace(recipe(videos).data, train=str(videos / "validation"))
+    with pytest.raises(RunError, match=r"the videos of --data\.train are not those"):
+        train(recipe(videos, data=other), tmp_path / "run")
+    data = dataclasses.replace(recipe(videos).data, train=f"file://{videos}/train", prefetch=2, max_bad_fraction=0.3)
+    result = train(recipe(videos, data=data), tmp_path / "run", profile=True)
     assert result.finished
+    assert len(list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))) == 1  # which xprof reads
+    for name in ("metrics.jsonl", "export/model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished[0] / name).read_bytes()
+
+
+def test_a_stop_during_validation_costs_no_step(
+    finished: tuple[Path, TrainResult, list[int]], videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict_batch = job.predict_batch
+    # Three batches of validation videos: stopped in the validation after step 9, and in the one after step 12.
+    for patience, step in ((1, 9), (3 + 1, 12)):
+        stop, calls = StopRequest(), iter(range(1, 100))
+
+        def watched(*args: Any, stop: Any = stop, calls: Any = calls, patience: int = patience) -> Any:
+            stop.made = next(calls) == patience
+            return predict_batch(*args)
+
+        monkeypatch.setattr(job, "predict_batch", watched)
+        result = train(recipe(videos), tmp_path / "run", stop=stop)
+        assert (result.finished, result.step, result.export) == (False, step, None)
+        assert read_lines(tmp_path / "run" / "metrics.jsonl")[-1].keys() >= {"loss"}  # nothing of that validation
+        assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
+    monkeypatch.setattr(job, "predict_batch", predict_batch)
+    assert train(recipe(videos), tmp_path / "run").finished
     for name in ("metrics.jsonl", "export/model.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (finished[0] / name).read_bytes()
 
