@@ -1,5 +1,6 @@
 """Checkpoints: asynchronous saves hold what they were given, damage is noticed, the best and the last are kept."""
 
+import gc
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,13 @@ from timesformer_jax.training.step import TrainState
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine .* was never awaited:RuntimeWarning"
 )
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Any:
+    """They are collected here, and not in the middle of another test."""
+    yield
+    gc.collect()
 
 
 def state_at(step: int) -> TrainState:

@@ -1,6 +1,7 @@
 """A training run from the first step to the export, in this process: what it writes, keeps, refuses and says."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from timesformer_jax.checkpoints import load_checkpoint
 from timesformer_jax.conversion import convert_flax_to_hf
 from timesformer_jax.errors import CheckpointError, TrainingError
 from timesformer_jax.training import job
+from timesformer_jax.training.evaluate import make_predict
 from timesformer_jax.training.loop import TrainResult, train
 from timesformer_jax.training.metrics import read_lines
 from timesformer_jax.training.recipe import Checkpointing, Optimizer, Schedule
@@ -28,7 +30,7 @@ __all__ = ["videos"]  # a fixture
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Equal programs are compiled once for all runs in this file."""
+    """Equal programs are traced and compiled once for all runs in this file (whose videos have the same classes)."""
     settings = {
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
         "jax_persistent_cache_min_compile_time_secs": 0,
@@ -37,7 +39,19 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Any:
     before = {name: getattr(jax.config, name) for name in settings}
     for name, value in settings.items():
         jax.config.update(name, value)
-    yield
+    compile_step, compiled = job.Job.compiled_step, {}
+
+    def compiled_step(self: job.Job) -> Any:
+        anywhere = dataclasses.replace(self.config.data, train=None, prefetch=1, max_bad_fraction=0.0)
+        key = dataclasses.replace(self.config, data=anywhere)
+        if key not in compiled:
+            compiled[key] = compile_step(self)
+        return compiled[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job.Job, "compiled_step", compiled_step)
+        patch.setattr(job, "make_predict", functools.cache(make_predict))
+        yield
     for name, value in before.items():
         jax.config.update(name, value)
 
