@@ -15,12 +15,37 @@ import sys
 
 PRELUDE = """
 import sys, time
+import numpy as np
 clips = int(sys.argv[1])
 
-def serve(step):
+# Rows, inputs and outputs of the dense layers of one encoder layer: temporal qkv, projection and temporal_dense over
+# the patches of all frames, spatial qkv and projection with CLS in each frame, MLP with one CLS.
+PATCHES, SPATIAL, ALL = clips * 8 * 196, clips * 8 * 197, clips * (8 * 196 + 1)
+DENSE = [(PATCHES, 768, 2304), (PATCHES, 768, 768), (PATCHES, 768, 768), (SPATIAL, 768, 2304), (SPATIAL, 768, 768),
+         (ALL, 768, 3072), (ALL, 3072, 768)]
+
+def products(array, multiply):
+    # Seconds of all products of a step: y = x w, dw = x' dy, dx = dy w'.
+    random = np.random.default_rng(0)
+    seconds = 0.0
+    for rows, inputs, outputs in DENSE:
+        x, w, dy = (array(random.standard_normal(shape, np.float32))
+                    for shape in ((rows, inputs), (inputs, outputs), (rows, outputs)))
+        for kind, a, b in (("nn", x, w), ("tn", x, dy), ("nt", dy, w)):
+            multiply(kind, a, b)
+            start = time.perf_counter()
+            for _ in range(3):
+                multiply(kind, a, b)
+            seconds += 12 * (time.perf_counter() - start) / 3
+    return seconds
+
+def serve(step, array, multiply):
     step()  # to warm up
     print("ready", flush=True)
     for line in sys.stdin:
+        if line == "products\\n":
+            print(products(array, multiply), flush=True)
+            continue
         start = time.perf_counter()
         step()
         print(time.perf_counter() - start, flush=True)
@@ -45,7 +70,16 @@ def step():
     optimizer.step()
     assert loss.isfinite()
 
-serve(step)
+# Written over and over, as memory that the allocator hands out again would be.
+results = {}
+def multiply(kind, a, b):
+    a, b = a.t() if kind == "tn" else a, b.t() if kind == "nt" else b
+    shape = (a.shape[0], b.shape[1])
+    if shape not in results:
+        results[shape] = torch.empty(shape)
+    torch.mm(a, b, out=results[shape])
+
+serve(step, torch.from_numpy, multiply)
 """
 )
 
@@ -86,7 +120,9 @@ def step():
     state, metrics = train_step(state, batch)
     assert np.isfinite(metrics.loss)
 
-serve(step)
+axes = {"nn": ((1,), (0,)), "tn": ((0,), (0,)), "nt": ((1,), (1,))}
+product = jax.jit(lambda kind, a, b: jax.lax.dot_general(a, b, (axes[kind], ((), ()))), static_argnums=0)
+serve(step, jnp.asarray, lambda *arguments: product(*arguments).block_until_ready())
 """
 )
 
@@ -107,10 +143,10 @@ class Side:
             raise RuntimeError("a process ended before its time.")
         return answer
 
-    def step(self) -> float:
-        """Seconds of one step."""
+    def seconds(self, what: str) -> float:
+        """Seconds of one "step", or of its "products"."""
         assert self._process.stdin is not None
-        self._process.stdin.write("step\n")
+        self._process.stdin.write(what + "\n")
         self._process.stdin.flush()
         return float(self._answer())
 
@@ -129,26 +165,24 @@ def main() -> None:
     parser.add_argument("--remat", nargs="+", default=["dots", "clips"], help="what to compare")
     arguments = parser.parse_args()
     clips = str(arguments.clips)
-    reference = Side(TRANSFORMERS, clips)
-    sides = {remat: Side(OURS, clips, remat) for remat in arguments.remat}
-    seconds: dict[str, list[float]] = {remat: [] for remat in ["transformers", *sides]}
+    sides = {"transformers": Side(TRANSFORMERS, clips)}
+    sides |= {remat: Side(OURS, clips, remat) for remat in arguments.remat}
+    seconds: dict[str, dict[str, list[float]]] = {what: {name: [] for name in sides} for what in ("step", "products")}
     for _ in range(arguments.rounds):
-        seconds["transformers"].append(reference.step())
-        for remat, side in sides.items():
-            seconds[remat].append(side.step())
-    peak = reference.peak()
-    print(f"{'':14}{'seconds':>9}{'GB':>7}{'times as fast':>15}{'of the memory':>15}")
-    print(f"{'transformers':14}{statistics.median(seconds['transformers']):9.1f}{peak / 1e9:7.2f}{1:15.2f}{1:15.2f}")
-    results: dict[str, object] = {"seconds": seconds, "transformers_bytes": peak}
-    for remat, side in sides.items():
-        pairs = zip(seconds["transformers"], seconds[remat], strict=True)
+        for what, columns in seconds.items():
+            for name, side in sides.items():
+                columns[name].append(side.seconds(what))
+    peaks = {name: side.peak() for name, side in sides.items()}
+    print(f"{'':14}{'seconds':>9}{'products':>10}{'GB':>7}{'times as fast':>15}{'of the memory':>15}")
+    for name in sides:
+        step, products = (statistics.median(columns[name]) for columns in seconds.values())
+        pairs = zip(seconds["step"]["transformers"], seconds["step"][name], strict=True)
         speed = statistics.median(one / other for one, other in pairs)
-        memory = side.peak()
-        results[remat] = {"speed": speed, "bytes": memory, "memory": memory / peak}
         print(
-            f"{remat:14}{statistics.median(seconds[remat]):9.1f}{memory / 1e9:7.2f}{speed:15.2f}{memory / peak:15.2f}"
+            f"{name:14}{step:9.1f}{products:10.1f}{peaks[name] / 1e9:7.2f}{speed:15.2f}"
+            f"{peaks[name] / peaks['transformers']:15.2f}"
         )
-    print(json.dumps(results))
+    print(json.dumps({"seconds": seconds, "bytes": peaks}))
 
 
 if __name__ == "__main__":

@@ -123,6 +123,15 @@ def test_options_that_make_no_sense(
     assert message in capsys.readouterr().err
 
 
+def test_results_do_not_go_to_urls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where a folder called "gs:" would be made
+    assert main(["motion", "gs://bucket/motion", "--train", "8", "--test", "8"]) == 2
+    assert "mounted file system" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
 def test_dtype(model: Path, videos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     logits = {}
     for dtype in ("float32", "bfloat16"):

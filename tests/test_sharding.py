@@ -72,15 +72,10 @@ def benchmark(name: str) -> ModuleType:
 FEW = [
     {"mesh": (2, 1, 1, 4), "dropout": 0.2},
     {"mesh": (1, 2, 2, 2), "dropout": 0.2, "remat": "full"},
-<<<<<<< HEAD
     {"mesh": (1, 1, 2, 4), "attention": JOINT, "batch": 2},
-    {"mesh": (1, 2, 2, 2), "attention": SPARSE},
-    {"mesh": (1, 2, 2, 2), "attention": AXIAL, "frames": 4},
-=======
     # A single row, for few windows: each block of them is compiled by itself.
     {"mesh": (1, 2, 2, 2), "attention": SPARSE, "frames": 4, "height": 4},
     {"mesh": (1, 2, 2, 2), "attention": AXIAL, "frames": 4, "height": 4},
->>>>>>> schemes
 ]
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from .commands.summary import Summary
 from .commands.train import Train
 from .commands.visualize import Visualize
 from .compilation import enable_compilation_cache
-from .errors import TimesformerError, TrainingError, VerificationError
+from .errors import ConfigError, TimesformerError, TrainingError, VerificationError
 from .options import Flag
 from .progress import say
 
@@ -80,6 +81,22 @@ def run_command(command: Callable[[], int], *, cache: bool = True, cache_directo
     return 1
 
 
+def refuse_urls(command: Any) -> None:
+    """Keeps gs://bucket/run from becoming a folder called "gs:" here.
+
+    Raises:
+        ConfigError: an option that is a path on this machine was given a URL.
+    """
+    for field in dataclasses.fields(command):
+        value = getattr(command, field.name)
+        # A path has lost one of the slashes. Drives of Windows are single letters.
+        if isinstance(value, Path) and re.match("[A-Za-z][A-Za-z0-9+.-]+:[/\\\\]", str(value)):
+            option = field.name.replace("_", "-")
+            raise ConfigError(
+                f"{option} is {value}: it must be on this machine or a mounted file system (gcsfuse mounts gs://)."
+            )
+
+
 if TYPE_CHECKING:
     Command = Any
 else:  # tyro reads it: one of the classes, chosen by its name
@@ -105,7 +122,12 @@ class Timesformer:
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point of the `timesformer` command."""
     given = tyro.cli(Timesformer, args=args, prog="timesformer", config=(tyro.conf.CascadeSubcommandArgs,))
-    return run_command(given.command.run, cache=not given.no_compilation_cache, cache_directory=given.compilation_cache)
+
+    def run() -> int:
+        refuse_urls(given.command)
+        return given.command.run()
+
+    return run_command(run, cache=not given.no_compilation_cache, cache_directory=given.compilation_cache)
 
 
 if __name__ == "__main__":

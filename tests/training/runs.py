@@ -131,8 +131,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 def steps_taken(run: Path) -> int:
     """The last step that is noted in a run."""
-    file = run / "metrics.jsonl"
-    lines = read_lines(file) if file.exists() else []
+    lines = read_lines(run / "metrics.jsonl")
     return lines[-1]["step"] if lines else 0
 
 

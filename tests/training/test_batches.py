@@ -1,6 +1,7 @@
 """Batches: the same whatever the numbers of workers and processes, wherever they begin; bad videos are named."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from videos import moving_pictures, write_video
 
-from timesformer_jax.errors import DataError
+from timesformer_jax.errors import DataError, TrainingError
 from timesformer_jax.training.bad_videos import BadVideos, require_few
 from timesformer_jax.training.clips import read_clips
 from timesformer_jax.training.data import Augmentation, ClipShape, DataConfig, evaluation_clips, training_batches
@@ -359,6 +360,23 @@ def test_a_hundred_damaged_files_among_a_thousand(folder: Path, tmp_path: Path) 
     strict = open_batches(tmp_path, tmp_path / "bad2.txt", "list.txt", workers=0, batch_size=20, max_bad_fraction=0.05)
     with pytest.raises(DataError, match=r"can't be decoded, more than the 5\.0%"):
         take(strict, 50)
+
+
+def test_a_script_without_a_guard_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a worker process while it imports the script that started it."""
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(DataError, match="if __name__ == "):
+        take(open_batches(folder, tmp_path / "bad.txt"), 1)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed(folder: Path, tmp_path: Path) -> None:
+    batches = open_batches(folder, tmp_path / "bad.txt", workers=1, prefetch=1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(TrainingError, match="has ended unexpectedly"):
+        take(batches, 20)
 
 
 @pytest.mark.slow

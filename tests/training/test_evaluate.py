@@ -99,6 +99,24 @@ def test_one_view_at_a_time_gives_what_all_give(checkpoint: Path) -> None:
     np.testing.assert_allclose(predict(params, frames), alone, atol=1e-5)
 
 
+def test_videos_are_named_and_those_that_can_not_be_decoded_listed(
+    checkpoint: Path, videos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.mp4").write_text("404")
+    names = ["class 0/0.mp4", str(tmp_path / "broken.mp4"), "class 2/1.mp4"]
+    (tmp_path / "list.csv").write_text("".join(f"{name},class {i}\n" for i, name in enumerate(names)))
+    data = DataConfig(validation=str(tmp_path / "list.csv"), root=str(videos / "validation"), workers=0)
+    found = evaluate(checkpoint, data, views=Views(crops=1), batch_size=2, output=tmp_path / "out")
+    assert (found.videos, found.undecodable) == (2, 1)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert [(line["id"], line["video"], bool(line["top"])) for line in lines] == [
+        *((0, names[0], True), (1, names[1], False), (2, names[2], True))
+    ]
+    listed = (tmp_path / "out" / "bad_videos.txt").read_text()
+    assert listed.startswith(f"{names[1]}\t")
+    assert listed.count("\n") == 1
+
+
 def test_an_evaluation_goes_on_where_it_stopped(
     checkpoint: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,6 +140,21 @@ def test_an_evaluation_goes_on_where_it_stopped(
     predictions.write_text(changed + "".join(lines[1:3]) + lines[3][:20])
     assert main(arguments) == 0
     assert predictions.read_text() == changed + "".join(lines[1:])  # the first was not done again
+
+    # Nor are those of another model, or of other videos: both may have changed under their names.
+    config, weights = checkpoint / "config.json", checkpoint / "model.safetensors"
+    before = config.read_text()
+    config.write_text(json.dumps(json.loads(before) | {"layer_norm_eps": 1e-5}))
+    assert main(arguments) == 2
+    assert "another evaluation: model is" in capsys.readouterr().err
+    config.write_text(before)
+    trained = weights.read_bytes()
+    weights.write_bytes(trained[:-4] + np.float32(0.5).tobytes())
+    assert main(arguments) == 2
+    assert "another evaluation: model is" in capsys.readouterr().err
+    weights.write_bytes(trained)
+    with pytest.raises(ConfigError, match="another evaluation: videos is"):
+        evaluate(checkpoint, DataConfig(validation=str(videos / "train"), workers=0), output=tmp_path / "out")
 
     assert main([*arguments, "--crops", "1"]) == 2
     assert "crops" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """A training run from the first step to the export, in this process: what it writes, keeps, refuses and says."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,20 @@ from timesformer_jax.checkpoints.mapping import flat_names
 from timesformer_jax.conversion import convert_flax_to_hf, convert_hf_to_flax
 from timesformer_jax.errors import CheckpointError, TrainingError
 from timesformer_jax.training import job
+from timesformer_jax.training.evaluate import make_predict
 from timesformer_jax.training.initial_model import start_from_recipe
 from timesformer_jax.training.loop import TrainResult, train
 from timesformer_jax.training.metrics import read_lines
 from timesformer_jax.training.recipe import Checkpointing, Optimizer, Schedule
 from timesformer_jax.training.run_directory import RunDirectory, RunError
+from timesformer_jax.training.stopping import StopRequest
 
 __all__ = ["videos"]  # a fixture
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Equal programs are compiled once for all runs in this file."""
+    """Equal programs are traced and compiled once for all runs in this file (whose videos have the same classes)."""
     settings = {
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
         "jax_persistent_cache_min_compile_time_secs": 0,
@@ -38,7 +41,19 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Any:
     before = {name: getattr(jax.config, name) for name in settings}
     for name, value in settings.items():
         jax.config.update(name, value)
-    yield
+    compile_step, compiled = job.Job.compiled_step, {}
+
+    def compiled_step(self: job.Job) -> Any:
+        anywhere = dataclasses.replace(self.config.data, train=None, prefetch=1, max_bad_fraction=0.0)
+        key = dataclasses.replace(self.config, data=anywhere)
+        if key not in compiled:
+            compiled[key] = compile_step(self)
+        return compiled[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job.Job, "compiled_step", compiled_step)
+        patch.setattr(job, "make_predict", functools.cache(make_predict))
+        yield
     for name, value in before.items():
         jax.config.update(name, value)
 
@@ -164,10 +179,37 @@ def test_time_runs_out_and_the_run_goes_on(
     assert (result.finished, result.step, result.export) == (False, 1, None)
     with pytest.raises(RunError, match=r"optimizer.learning_rate is 0.5 here and 0.003 there"):
         train(recipe(videos, optimizer=Optimizer(kind="adamw", learning_rate=0.5)), tmp_path / "run")
-    # What does not change the result may change.
-    data = dataclasses.replace(recipe(videos).data, prefetch=2)
-    result = train(recipe(videos, data=data), tmp_path / "run")
+    # Other videos are refused. The same ones may lie elsewhere, and what does not change the result may change.
+    other = dataclasses.replace(recipe(videos).data, train=str(videos / "validation"))
+    with pytest.raises(RunError, match=r"the videos of --data\.train are not those"):
+        train(recipe(videos, data=other), tmp_path / "run")
+    data = dataclasses.replace(recipe(videos).data, train=f"file://{videos}/train", prefetch=2, max_bad_fraction=0.3)
+    result = train(recipe(videos, data=data), tmp_path / "run", profile=True)
     assert result.finished
+    assert len(list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))) == 1  # which xprof reads
+    for name in ("metrics.jsonl", "export/model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished[0] / name).read_bytes()
+
+
+def test_a_stop_during_validation_costs_no_step(
+    finished: tuple[Path, TrainResult, list[int]], videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict_batch = job.predict_batch
+    # Three batches of validation videos: stopped in the validation after step 9, and in the one after step 12.
+    for patience, step in ((1, 9), (3 + 1, 12)):
+        stop, calls = StopRequest(), iter(range(1, 100))
+
+        def watched(*args: Any, stop: Any = stop, calls: Any = calls, patience: int = patience) -> Any:
+            stop.made = next(calls) == patience
+            return predict_batch(*args)
+
+        monkeypatch.setattr(job, "predict_batch", watched)
+        result = train(recipe(videos), tmp_path / "run", stop=stop)
+        assert (result.finished, result.step, result.export) == (False, step, None)
+        assert read_lines(tmp_path / "run" / "metrics.jsonl")[-1].keys() >= {"loss"}  # nothing of that validation
+        assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
+    monkeypatch.setattr(job, "predict_batch", predict_batch)
+    assert train(recipe(videos), tmp_path / "run").finished
     for name in ("metrics.jsonl", "export/model.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (finished[0] / name).read_bytes()
 

@@ -5,6 +5,7 @@ import json
 import random
 import resource
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,10 @@ def test_stopped_then_killed_then_finished(videos: Path, cache: Path, undisturbe
     run, config = tmp_path / "run", recipe(videos, steps=STEPS)
     process = start(config, run, cache)
     assert wait_for(process, lambda: steps_taken(run) >= 5)
+    asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
     said = finish(process)
+    assert time.monotonic() - asked < 15
     step = steps_taken(run)
     assert 5 <= step < STEPS
     assert f"stopped after step {step} of {STEPS}" in said

@@ -1,12 +1,12 @@
 """Checkpoints of a run: saved while it goes on, found again whatever happened, and never trusted blindly."""
 
 import contextlib
+import dataclasses
 import errno
-import json
 import logging
 import math
 import shutil
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,20 @@ from jaxtyping import Array, UInt32
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from ..distributed import announce, from_first, in_all, is_first, wait_for_all
-from ..files import write_atomically
-from ..progress import say
 from .recipe import Checkpointing
 from .step import TrainState
 
 STATE, RUN = "state", "run"
 """The two items of a checkpoint: the arrays, and what is written of them as JSON."""
 
-VALIDATION = "validation_accuracy"
-"""What the best checkpoint is the best by."""
-
 
 class Checkpoints:
-    """The checkpoints of a run directory."""
+    """The checkpoints of a run directory.
+
+    Attributes:
+        accuracies: what validation gave, by step; the checkpoint with the highest is kept. To be added to as validation
+            goes on, and the same in all processes.
+    """
 
     def __init__(self, directory: Path, options: Checkpointing) -> None:
         """Opens the directory.
@@ -42,6 +42,7 @@ class Checkpoints:
         self._directory = directory.absolute()
         self._options = options
         self._manager: ocp.CheckpointManager | None = None
+        self.accuracies: dict[int, float] = {}
 
     def restore(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest checkpoint that is sound: the state, and what `save` was given with it; None where there is none.
@@ -100,57 +101,32 @@ class Checkpoints:
     def manager(self) -> ocp.CheckpointManager:
         """Orbax's manager; made when first needed, after `restore` has moved damaged checkpoints out of its way."""
         if self._manager is None:
-            if is_first():
-                self._forget_damaged_metrics()
-            wait_for_all("read the checkpoints' metrics")
-
-            def accuracy(metrics: Any) -> float:
-                return metrics.get(VALIDATION, -math.inf)  # of a damaged file
-
-            best = preservation_policy.BestN(get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False)
             latest = preservation_policy.LatestN(self._options.keep)
             self._manager = ocp.CheckpointManager(
                 self._directory,
                 options=ocp.CheckpointManagerOptions(
-                    preservation_policy=preservation_policy.AnyPreservationPolicy([best, latest]),
-                    best_fn=accuracy,  # else metrics would not be written
+                    preservation_policy=preservation_policy.AnyPreservationPolicy([latest, _Best(self.accuracies)]),
                     cleanup_tmp_directories=True,
                 ),
             )
         return self._manager
 
-    def _forget_damaged_metrics(self) -> None:
-        """Orbax reads the metrics of all checkpoints, and would save none where one can't be read."""
-        for step in steps_in(self._directory):
-            path = self._directory / str(step) / "metrics" / "metrics"
-            try:
-                readable = not path.exists() or isinstance(json.loads(path.read_text()), dict)
-            except (ValueError, OSError):
-                readable = False
-            if not readable:
-                say(f"the accuracy of the checkpoint of step {step} can't be read; it does not count as the best")
-                with write_atomically(path) as temporary:
-                    temporary.write_text("{}")
-
-    def save(self, state: TrainState, run: Mapping[str, Any], validation: float | None) -> None:
+    def save(self, state: TrainState, run: Mapping[str, Any]) -> None:
         """Begins to save a state; returns as soon as the next step may go on.
 
         Args:
             state: to save.
             run: anything JSON holds, to be given back by `restore`.
-            validation: accuracy by which the best checkpoint is kept.
 
         Raises:
             OSError: this checkpoint, or the one before, can't be written.
         """
         step = int(state.step)
         values = dict(run) | {"fingerprints": fingerprints(state)}
-        metrics = None if validation is None else {VALIDATION: validation}
         with self._reported(step):
             self.manager.save(
                 step,
                 args=ocp.args.Composite(**{STATE: ocp.args.StandardSave(state), RUN: ocp.args.JsonSave(values)}),
-                metrics=metrics,
                 force=True,
             )
 
@@ -182,6 +158,21 @@ class Checkpoints:
         except Exception as error:
             which = f"the checkpoint of step {step}" if step is not None else "the last checkpoint"
             raise OSError(errno.EIO, f"{which} can't be written ({_reason(error)})", str(self._directory)) from error
+
+
+@dataclasses.dataclass
+class _Best(preservation_policy.PreservationPolicy):
+    """Preserves the checkpoint that did best in validation; the later of two equals.
+
+    (Orbax's own policy wants the accuracy when a checkpoint is saved; here validation comes after that.)
+    """
+
+    accuracies: Mapping[int, float]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        known = [info.step for info in checkpoints if info.step in self.accuracies]
+        best = max(known, key=lambda step: (self.accuracies[step], step), default=None)
+        return [info.step == best for info in checkpoints]
 
 
 def steps_in(directory: Path) -> list[int]:

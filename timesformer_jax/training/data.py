@@ -107,6 +107,22 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
     return read_videos(source, root=config.root, classes=config.classes).classes
 
 
+def data_fingerprints(config: DataConfig) -> dict[str, str]:
+    """What tells the training and validation videos from others: of names, labels and classes, not of where they are.
+
+    Raises:
+        DataError: if the lists can't be used.
+    """
+    from .sources import read_videos
+
+    training = read_videos(config.train, root=config.root, classes=config.classes)
+    prints = {"train": training.fingerprint}
+    if config.validation is not None:
+        validation = read_videos(config.validation, root=config.root, classes=config.classes, known=training.classes)
+        prints["validation"] = validation.fingerprint
+    return prints
+
+
 def training_batches(
     config: DataConfig,
     *,

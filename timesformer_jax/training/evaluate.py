@@ -152,15 +152,3 @@ def predict_batch(
         for i, (video, label, valid) in enumerate(rows)
         if video >= 0
     ]
-
-
-def evaluate_params(
-    predict: Predict,
-    params: Params,
-    batches: Iterable[Mapping[str, np.ndarray]],
-    classes: Sequence[str],
-    place: BatchPlace,
-) -> Evaluation:
-    """Goes through all batches."""
-    results = [result for batch in batches for result in predict_batch(predict, params, batch, place)]
-    return Evaluation.of(classes, results)

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 from ..errors import DataError
 from .bad_videos import path_for_process
 from .data import ClipShape, DataConfig
-from .pipeline import Batch, LocalRows, batches, require_parts
+from .pipeline import Batch, Batches, LocalRows, require_parts
 from .samples import EvaluationSamples
 from .sources import Videos
 
@@ -17,7 +17,7 @@ class EvaluationClips(Iterator[Batch]):
 
     Attributes:
         videos: the data set.
-        batch: number of the next batch.
+        batch: number of the next batch; may be set before the first is taken.
     """
 
     def __init__(
@@ -42,11 +42,10 @@ class EvaluationClips(Iterator[Batch]):
         self.videos, self.batch = videos, start
         self._total = -(-len(videos) // batch_size)
         bad_path = None if bad_list is None else path_for_process(bad_list, process_index, process_count)
-        samples = EvaluationSamples(videos, clip, clips, crops, position, bad_path)
-        left = max(self._total - start, 0)
-        self._rows = LocalRows(samples, start, left, batch_size, process_index, process_count)
+        self._samples = EvaluationSamples(videos, clip, clips, crops, position, bad_path)
+        self._share = batch_size, process_index, process_count
         self._config = config
-        self._batches: Any = None
+        self._batches: Batches | None = None
 
     def __len__(self) -> int:
         """Batches from the first to the last, wherever this began."""
@@ -55,9 +54,10 @@ class EvaluationClips(Iterator[Batch]):
     def __next__(self) -> Batch:
         """The next batch of this process: {"frames", "labels", "ids", "valid"}."""
         if self._batches is None:
-            if not len(self._rows):
+            if self.batch >= self._total:
                 raise StopIteration
-            self._batches = batches(self._rows, self._config)
+            rows = LocalRows(self._samples, self.batch, self._total - self.batch, *self._share)
+            self._batches = Batches(rows, self._config)
         batch = next(self._batches)
         self.batch += 1
         return batch

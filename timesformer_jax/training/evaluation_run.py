@@ -1,18 +1,12 @@
 """Evaluating a checkpoint on a data set, resumably: `evaluate("checkpoint", DataConfig(validation="k400/val.csv"))`.
 
-With an output directory:
-
-    settings.json       what is evaluated
-    predictions.jsonl   a line for each video: id, label, best classes and their scores
-    results.json        accuracies
-    classes.csv         a row for each class
-    confusion.png       which class is taken for which
+With an output directory, see recorder.py for what is in it.
 """
 
-import csv
 import dataclasses
+import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -22,19 +16,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..checkpoints import load_checkpoint
+from ..checkpoints.mapping import Params
+from ..config import TimesformerConfig
 from ..distributed import announce, from_first, is_first
 from ..distributed import step as shown_step
 from ..errors import ConfigError, DataError
-from ..files import read_json, write_atomically
 from ..inference import processor_for
 from ..modeling import TimesformerForVideoClassification
 from ..options import DTypeName
 from ..pretrained import require_x64
+from ..processing import VideoProcessor
 from ..sharding import BatchPlace, MeshConfig, batch_share, make_mesh, shardings_of, use_mesh
+from .checkpointing import fingerprints
 from .data import ClipShape, DataConfig, class_names, evaluation_clips
 from .display import Display
-from .evaluate import Average, Evaluation, VideoResult, make_predict, predict_batch
-from .metrics import read_lines
+from .evaluate import Average, Evaluation, make_predict, predict_batch
+from .recorder import BAD_VIDEOS, Recorder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,24 +98,31 @@ def evaluate(
     translation = translate(class_names(data), names, str(source))
     devices = make_mesh(mesh)
     index, count = batch_share(devices, batch_size)
-    recorder = Recorder(
-        None if output is None else Path(output),
-        {"checkpoint": str(source), "data": data.validation, "dtype": dtype, **dataclasses.asdict(views)},
-    )
-    start = from_first(recorder.resume(batch_size))
+    directory = None if output is None else Path(output)
+    clip = ClipShape(config.num_frames, *config.image_shape, rate)
     batches = evaluation_clips(
         data,
-        clip=ClipShape(config.num_frames, *config.image_shape, rate),
+        clip=clip,
         batch_size=batch_size,
         clips=views.clips,
         crops=views.crops,
         position=views.position,
+        bad_list=None if directory is None else directory / BAD_VIDEOS,
         process_index=index,
         process_count=count,
-        start=start,
     )
-    predict = make_predict(model, processor, views.average)
     params = jax.device_put(params, shardings_of(params, devices))
+    settings = {
+        "checkpoint": str(source),
+        "model": model_fingerprint(config, processor, params),
+        "data": data.validation,
+        "videos": batches.videos.fingerprint,
+        "dtype": dtype,
+        **dataclasses.asdict(views),
+    }
+    recorder = Recorder(directory, settings, batches.videos.name)
+    start = batches.batch = from_first(recorder.resume(batch_size))
+    predict = make_predict(model, processor, views.average)
     display = Display("evaluating", len(batches), start, 10) if is_first() else None
     if display is not None:
         display.start()
@@ -137,6 +141,12 @@ def evaluate(
     evaluation = Evaluation.of(names, recorder.results)
     recorder.write(evaluation)
     return evaluation
+
+
+def model_fingerprint(config: TimesformerConfig, processor: VideoProcessor, params: Params) -> str:
+    """A short text that tells one model from another: of its weights, settings and preprocessing."""
+    parts = [config.to_dict(), dataclasses.asdict(processor), fingerprints(params)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def translate(classes: Sequence[str], names: Sequence[str], source: str) -> np.ndarray[Any, Any]:
@@ -159,93 +169,3 @@ def translate(classes: Sequence[str], names: Sequence[str], source: str) -> np.n
 
 def _numbered(names: Sequence[str]) -> bool:
     return all(name.removeprefix("LABEL_").isdigit() for name in names)
-
-
-class Recorder:
-    """Results as they come, in memory and in an output directory."""
-
-    def __init__(self, directory: Path | None, settings: Mapping[str, Any]) -> None:
-        """Nothing is read or written yet.
-
-        Args:
-            directory: the output directory, if there is one.
-            settings: what is evaluated.
-        """
-        self.results: list[VideoResult] = []
-        self._directory = directory
-        self._settings = dict(settings)
-        self._file: Any = None
-
-    def resume(self, batch_size: int) -> int:
-        """Takes up what an earlier process has done; gives the number of the batch to go on with.
-
-        Raises:
-            ConfigError: the directory holds another evaluation.
-        """
-        if self._directory is None or not is_first():
-            return 0
-        settings, predictions = self._directory / "settings.json", self._directory / "predictions.jsonl"
-        if settings.exists():
-            found = read_json(settings, ConfigError)
-            different = [name for name in self._settings if found.get(name) != self._settings[name]]
-            if different:
-                name = different[0]
-                raise ConfigError(
-                    f"{self._directory} holds another evaluation: {name} is {self._settings[name]!r} here and "
-                    f"{found.get(name)!r} there; choose another output directory."
-                )
-        else:
-            with write_atomically(settings) as temporary:
-                temporary.write_text(json.dumps(self._settings, indent=2) + "\n")
-        lines = read_lines(predictions) if predictions.exists() else []
-        done = len(lines) // batch_size
-        self.results = [_result(line) for line in lines[: done * batch_size]]
-        with write_atomically(predictions) as temporary:
-            temporary.write_text("".join(map(_line, self.results)))
-        self._file = predictions.open("a", buffering=1)
-        return done
-
-    def add(self, results: list[VideoResult]) -> None:
-        """Notes a batch."""
-        self.results += results
-        if self._file is not None:
-            self._file.write("".join(map(_line, results)))
-
-    def close(self) -> None:
-        """Closes the file."""
-        if self._file is not None:
-            self._file.close()
-
-    def write(self, evaluation: Evaluation) -> None:
-        """Writes results, table and picture."""
-        if self._directory is None or not is_first():
-            return
-        from .confusion import draw_confusion
-
-        with write_atomically(self._directory / "results.json") as temporary:
-            temporary.write_text(json.dumps(evaluation.summary(), indent=2) + "\n")
-        with write_atomically(self._directory / "classes.csv") as temporary, temporary.open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["class", "videos", "top1", "top5"])
-            table.writerows(class_rows(evaluation))
-        with write_atomically(self._directory / "confusion.png") as temporary:
-            draw_confusion(evaluation, temporary)
-
-
-def class_rows(evaluation: Evaluation) -> Iterator[tuple[str, int, float | None, float | None]]:
-    """Name, videos, top-1 and top-5 accuracy of each class; None for a class without videos."""
-    counts = evaluation.confusion.sum(axis=1)
-    for i, name in enumerate(evaluation.classes):
-        count = int(counts[i])
-        if count:
-            yield name, count, float(evaluation.confusion[i, i] / count), float(evaluation.in_top[i] / count)
-        else:
-            yield name, 0, None, None
-
-
-def _line(result: VideoResult) -> str:
-    return json.dumps(dataclasses.asdict(result)) + "\n"
-
-
-def _result(line: Mapping[str, Any]) -> VideoResult:
-    return VideoResult(line["id"], line["label"], tuple(line["top"]), tuple(line["scores"]))

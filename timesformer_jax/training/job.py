@@ -13,14 +13,15 @@ from ..distributed import is_first, wait_for_all
 from ..distributed import step as shown_step
 from ..errors import DataError
 from ..sharding import BatchPlace, batch_share, clip_sharding, global_batch, make_mesh, shardings_of, use_mesh
-from .data import class_names, evaluation_clips, training_batches
-from .evaluate import Evaluation, Predict, evaluate_params, make_predict
+from .data import class_names, data_fingerprints, evaluation_clips, training_batches
+from .evaluate import Evaluation, Predict, make_predict, predict_batch
 from .initial_model import Start, abstract_params, save_start, start_from_directory, start_from_recipe
 from .optimizer import make_optimizer
 from .recipe import TrainConfig, total_steps
 from .run_directory import RunDirectory
 from .schedule import learning_rate_schedule
 from .step import Batch, StepMetrics, TrainState, make_train_step
+from .stopping import StopRequest
 from .training_batches import TrainingBatches
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
@@ -105,8 +106,8 @@ class Job:
         wanted = {name: batch[name] for name in ("frames", "labels")}
         return global_batch(wanted, self.mesh, self.config.batch_size)
 
-    def validate(self, params: Params) -> Evaluation:
-        """The middle view of each validation video."""
+    def validate(self, params: Params, stop: StopRequest) -> Evaluation | None:
+        """Evaluates the middle view of each validation video; None when a request to stop came before the last."""
         size = self.config.batch_size // self.config.accumulation
         index, count = batch_share(self.mesh, size)
         clips = evaluation_clips(
@@ -118,12 +119,18 @@ class Job:
             position="middle",
             process_index=index,
             process_count=count,
+            bad_list=self.run.bad_validation_videos,
         )
+        place, results = BatchPlace(self.mesh, size), []
         try:
             with use_mesh(self.mesh):
-                return evaluate_params(self.predict, params, clips, self.classes, BatchPlace(self.mesh, size))
+                for batch in clips:
+                    results += predict_batch(self.predict, params, batch, place)
+                    if stop.made:
+                        return None
         finally:
             clips.close()
+        return Evaluation.of(self.classes, results)
 
 
 def open_batches(config: TrainConfig, run: RunDirectory, start: Start, mesh: Mesh, step: int) -> TrainingBatches:
@@ -148,10 +155,13 @@ def make_job(config: TrainConfig, run: RunDirectory) -> Job:
         DataError: the videos can't be used.
         CheckpointError: the checkpoint to start from can't be loaded.
         ConfigError: the recipe asks for what can't be.
+        RunError: the run began with other videos.
     """
     if config.data.train is None:
         raise DataError("there are no training videos; give --data.train.")
     classes = class_names(config.data)
+    if is_first():
+        run.claim_data(data_fingerprints(config.data))
     start = start_from_directory(run, config.model)
     wait_for_all("looked for the model")  # before it is written
     if start is None:

@@ -42,25 +42,37 @@ def read_text_list(source: str, text: str) -> list[Entry]:
         DataError: if the lines can't be taken apart.
     """
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    separators = {",": _split(lines, ","), "\t": _split(lines, "\t"), " ": _split(lines, " ")}
-    fitting = [rows for rows in separators.values() if all(len(row) == 2 and all(row) for row in rows)]
-    # A path may contain the separator of another list; its labels would then be no numbers.
-    numbered = [rows for rows in fitting if all(row[1].isdecimal() for row in rows[1:])]
+    separators = {separator: _split(lines, separator) for separator in (",", "\t", " ")}
+    fitting = [
+        (rows, joined) for rows, joined in separators.values() if all(len(row) == 2 and all(row) for row in rows)
+    ]
     if not fitting:
         # As many lines as possible fit one separator: the first that does not is the one to look at.
-        rows = max(separators.values(), key=lambda rows: sum(len(row) == 2 for row in rows))
+        rows, _ = max(separators.values(), key=lambda split: sum(len(row) == 2 for row in split[0]))
         number, line = next(lines[i] for i, row in enumerate(rows) if len(row) != 2 or not all(row))
         raise DataError(
             f"{source}, line {number} is no path and label: {line[:80]!r} (what has spaces or commas needs quotes)."
         )
-    rows = (numbered or fitting)[0]
+    rows, _ = max(fitting, key=_plausibility)
     if rows and rows[0][1].lower() in HEADINGS:
         lines, rows = lines[1:], rows[1:]
     return [Entry(path, label, f"line {number}") for (number, _), (path, label) in zip(lines, rows, strict=True)]
 
 
-def _split(lines: Sequence[tuple[int, str]], separator: str) -> list[list[str]]:
+def _plausibility(split: tuple[list[list[str]], bool]) -> tuple[int, bool, bool]:
+    """How likely rows are what was meant, where more than one separator fits: a path may contain that of another list.
+
+    Most of all paths then end as videos do; nothing had to be joined to make two columns; labels are numbers.
+    """
+    rows, joined = split
+    videos = sum(storage.suffix(path) in VIDEO_SUFFIXES for path, _ in rows)
+    return videos, not joined, all(row[1].isdecimal() for row in rows[1:])
+
+
+def _split(lines: Sequence[tuple[int, str]], separator: str) -> tuple[list[list[str]], bool]:
+    """The columns of each line, and whether some were joined to a path, as it may be before a class number."""
     rows: list[list[str]] = []
+    joined = False
     for _, line in lines:
         quote = "'" if line[0] == "'" else '"'
         try:
@@ -70,9 +82,9 @@ def _split(lines: Sequence[tuple[int, str]], separator: str) -> list[list[str]]:
         row = [part.strip() for part in row if part.strip()] if separator != "," else [part.strip() for part in row]
         if len(row) > 2 and row[-1].isdecimal() and line[0] != quote:
             path, _, label = line.rpartition(separator)
-            row = [path.strip(), label]
+            row, joined = [path.strip(), label], True
         rows.append(row)
-    return rows
+    return rows, joined
 
 
 def read_something_something(source: str, text: str, root: str) -> tuple[list[Entry], str]:

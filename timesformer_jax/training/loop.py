@@ -19,15 +19,17 @@ from ..modeling import TimesformerForVideoClassification
 from ..processing import VideoProcessor
 from ..schemes import unknown_to_transformers
 from ..sharding import whole
-from .checkpointing import VALIDATION, Checkpoints
+from .checkpointing import Checkpoints
 from .display import Display, Observer
 from .job import Job, make_job
-from .metrics import MetricsWriter, read_lines
+from .metrics import MetricsWriter
 from .performance import Clock, Profiler
+from .pipeline import refuse_in_worker
 from .recipe import TrainConfig
 from .run_directory import RunDirectory
 from .step import StepMetrics, TrainState
 from .stopping import StopRequest
+from .validation import Validation, falls_into
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,7 @@ def train(
         TrainingError: the loss is no longer finite.
         OSError: a checkpoint can't be written.
     """
+    refuse_in_worker()
     stop = stop or StopRequest()
     deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
     run = RunDirectory(Path(directory).expanduser().absolute())
@@ -93,11 +96,9 @@ def train(
         job = make_job(config, run)
         checkpoints = Checkpoints(run.checkpoints, config.checkpoints)
         try:
-            state, metrics = _steps(job, checkpoints, stop, observer, deadline, profile)
-            checkpoints.wait()
+            state, metrics, finished = _go_on(job, checkpoints, _Controls(stop, deadline, observer, profile))
         finally:
             checkpoints.close()
-        finished = int(state.step) == job.total
         if finished:
             _export(job, state)
         return TrainResult(
@@ -111,31 +112,61 @@ def train(
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Controls:
+    """What the caller of `train` has a say in, beside the recipe."""
+
+    stop: StopRequest
+    deadline: float
+    observer: Observer | None
+    profile: bool
+
+
+def _go_on(job: Job, checkpoints: Checkpoints, controls: _Controls) -> tuple[TrainState, dict[str, float], bool]:
+    """Does what is left of a run: the last state, which is saved, the last metrics, and whether that was all."""
+    state, saved = _restore(job, checkpoints)
+    step = int(state.step)
+    validation = Validation(job, controls.stop, checkpoints.accuracies)
+    recent = validation.take_up(step)
+    if step == job.total and not validation.is_due(step):
+        return state, recent, True
+    writer = None
+    if is_first():
+        job.run.record_start(step)
+        writer = MetricsWriter(job.run, step)
+    try:
+        if from_first(validation.is_due(step)):  # the process that took this step did not get so far
+            recent |= validation.run(state, writer)
+        if step < job.total and not controls.stop.made:
+            state = _steps(job, checkpoints, validation, controls, state, saved, recent, writer)
+            step = int(state.step)
+    finally:
+        if writer is not None:
+            writer.close()
+    checkpoints.wait()
+    finished = step == job.total and not validation.is_due(step)
+    if not finished:
+        announce(f"stopped after step {step} of {job.total}; the same command goes on from there")
+    return state, recent, finished
+
+
 def _steps(
     job: Job,
     checkpoints: Checkpoints,
-    stop: StopRequest,
-    observer: Observer | None,
-    deadline: float,
-    profile: bool,
-) -> tuple[TrainState, dict[str, float]]:
-    """Takes the steps that are left; the state after them is saved, or being saved."""
-    config, run = job.config, job.run
-    state, saved = _restore(job, checkpoints)
+    validation: Validation,
+    controls: _Controls,
+    state: TrainState,
+    saved: dict[str, Any] | None,
+    recent: dict[str, float],
+    writer: MetricsWriter | None,
+) -> TrainState:
+    """Takes the steps that are left; `recent` is kept up to date."""
+    config, observer = job.config, controls.observer
     step = int(state.step)
-    recent: dict[str, float] = {}
-    if step >= job.total:
-        for line in read_lines(run.metrics) if run.metrics.exists() else []:
-            recent |= {name: value for name, value in line.items() if name not in ("step", "epoch")}
-        return state, recent
-
     train_step = job.compiled_step()
-    writer = None
-    if is_first():
-        run.record_start(step)
-        writer = MetricsWriter(run, step)
     clock = Clock(config.batch_size)
-    profiler = Profiler(run.profile if profile else None, step + 3)
+    # Past the first steps, which are slower, where there are others.
+    profiler = Profiler(job.run.profile if controls.profile else None, min(step + 3, max(step, job.total - 3)))
     batches = job.open_batches(step)
     if saved is not None:
         batches.set_state(saved["data"])
@@ -145,15 +176,17 @@ def _steps(
         if display is not None:
             display.start()
         batch = next(batches)
+        placed = job.place(batch)
         while not ending:
             profiler.before(step)
-            state, metrics = train_step(state, job.place(batch))
-            # While the devices work on this step, the next batch is made ready.
+            state, metrics = train_step(state, placed)
+            # While the devices work on this step, the next batch is made ready and sent there.
             ids = batch["ids"]
             step += 1
             if step < job.total:
                 with clock.waiting():
                     batch = next(batches)
+                placed = job.place(batch)
             values = _values(metrics)
             _require_finite(job, checkpoints, step, values, ids)
             if writer is not None:
@@ -163,16 +196,16 @@ def _steps(
             if step % config.log_every == 0 and writer is not None:
                 writer.performance(step, clock.report())
 
-            ending = step == job.total or stop.agreed(step) or _is_late(deadline)
-            validation = None
-            if _due(step, config.checkpoints.validate_every * job.steps_per_epoch, job) and config.data.validation:
-                validation = _validate(job, state, writer, step)
-                recent |= validation
-            if ending or validation is not None or _due(step, _interval(job), job):
+            ending = step == job.total or controls.stop.agreed(step) or _is_late(controls.deadline)
+            validating = validation.is_due(step)
+            if ending or validating or falls_into(step, config.checkpoints.every or job.steps_per_epoch):
                 data = batches.get_state() | {"step": step}  # the next batch is out of it already
-                checkpoints.save(state, {"data": data}, (validation or {}).get(VALIDATION))
-                if validation is not None:
-                    clock.restart()
+                checkpoints.save(state, {"data": data})
+            # After saving: it takes long, and a run that is stopped meanwhile does it when it goes on.
+            if validating and (step == job.total or not ending):
+                recent |= validation.run(state, writer)
+                clock.restart()
+                ending = ending or validation.is_due(step)  # still: it was cut short
             if observer is not None:
                 observer(step, job.total, dict(recent))
             if display is not None:
@@ -182,12 +215,7 @@ def _steps(
         if display is not None:
             display.stop()
         batches.close()
-        if writer is not None:
-            writer.close()
-    if step < job.total:
-        checkpoints.wait()
-        announce(f"stopped after step {step} of {job.total}; the same command goes on from there")
-    return state, recent
+    return state
 
 
 def _is_late(deadline: float) -> bool:
@@ -202,15 +230,6 @@ def _restore(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, 
     state, saved = restored
     announce(f"going on after step {int(state.step)} of {job.total}")
     return state, saved
-
-
-def _interval(job: Job) -> float:
-    return job.config.checkpoints.every or job.steps_per_epoch
-
-
-def _due(step: int, interval: float, job: Job) -> bool:
-    """Whether a multiple of an interval, which need not be whole, falls into this step; so it does in the last."""
-    return step == job.total or math.floor(step / interval) > math.floor((step - 1) / interval)
 
 
 def _values(metrics: StepMetrics) -> dict[str, float]:
@@ -231,15 +250,6 @@ def _require_finite(
         f"the {bad[0].replace('_', ' ')} is {values[bad[0]]} at step {step}, in the batch of the videos with the ids "
         f"{', '.join(map(str, ids.tolist()))}; {kept}; a lower learning rate or optimizer.clip_norm may help."
     )
-
-
-def _validate(job: Job, state: TrainState, writer: MetricsWriter | None, step: int) -> dict[str, float]:
-    evaluation = job.validate(state.trained)
-    values = {VALIDATION: evaluation.top1, "validation_top5": evaluation.top5}
-    if writer is not None:
-        writer.metrics(step, values)
-    announce(f"validation after step {step}: {evaluation.top1:.2%} of {evaluation.videos} videos right")
-    return values
 
 
 def _status(values: dict[str, float]) -> str:

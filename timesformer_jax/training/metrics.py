@@ -60,8 +60,10 @@ def cut_lines(path: Path, step: int) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of JSON lines, but for a last one that a killed process left unfinished."""
+    """The lines of a file of JSON lines, if there is one, but for a last one that a killed process left unfinished."""
     lines: list[dict[str, Any]] = []
+    if not path.exists():
+        return lines
     for line in path.read_text().splitlines(keepends=True):
         if not line.endswith("\n"):
             break

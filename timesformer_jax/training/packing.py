@@ -100,6 +100,7 @@ def pack(
             for name, row in zip(names, rows, strict=True)
         ],
         "labels": labels,
+        "names": packed_names,
     }
     with write_atomically(folder / MANIFEST) as file:
         file.write_text(json.dumps(manifest) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from absl import flags
 
-from ..errors import DataError
+from ..errors import DataError, TrainingError
 from .data import DataConfig
 
 Batch = dict[str, np.ndarray]
@@ -71,27 +71,69 @@ def require_parts(batch_size: int, process_index: int, process_count: int) -> No
         raise DataError(f"There is no process {process_index} among {process_count}; they count from 0.")
 
 
-def batches(rows: LocalRows, config: DataConfig) -> Iterator[Batch]:
-    """Put rows together to batches, made ahead of their use. The iterator has a `close` method, and needs it called."""
-    import grain
+def refuse_in_worker() -> None:
+    """Keeps a worker process, which imports the script that started it, from doing what the script does.
 
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain's workers ask for flags, and nothing here is started through absl
-    workers = (os.cpu_count() or 1) if config.workers is None else config.workers
-    if workers:
-        reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    else:
-        threads = os.cpu_count() or 1
-        reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, config.prefetch))
-    source: Any = rows
-    dataset: Any = grain.MapDataset.source(source).to_iter_dataset(reading)
-    if workers:
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=config.prefetch)
-        shared = grain.experimental.DatasetOptions(min_shm_size=_SMALLEST_SHARED)
-        dataset = grain.experimental.WithOptionsIterDataset(dataset, shared)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=prepare_worker)
-    dataset = dataset.batch(rows.local_size, drop_remainder=True)
-    return iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1))
+    Raises:
+        DataError: this is such a process.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise DataError(
+            'the processes that decode videos import your script: put what it does under `if __name__ == "__main__":`, '
+            "or set workers=0."
+        )
+
+
+class Batches(Iterator[Batch]):
+    """Rows put together to batches, which are made ahead of their use. It needs its `close` called."""
+
+    def __init__(self, rows: LocalRows, config: DataConfig) -> None:
+        """Starts to make them.
+
+        Args:
+            rows: those of this process.
+            config: workers and prefetch are used.
+        """
+        import grain
+
+        refuse_in_worker()
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's workers ask for flags, and nothing here is started through absl
+        workers = (os.cpu_count() or 1) if config.workers is None else config.workers
+        if workers:
+            reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        else:
+            threads = os.cpu_count() or 1
+            reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, config.prefetch))
+        source: Any = rows
+        dataset: Any = grain.MapDataset.source(source).to_iter_dataset(reading)
+        if workers:
+            options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=config.prefetch)
+            shared = grain.experimental.DatasetOptions(min_shm_size=_SMALLEST_SHARED)
+            dataset = grain.experimental.WithOptionsIterDataset(dataset, shared)
+            dataset = dataset.mp_prefetch(options, worker_init_fn=prepare_worker)
+        dataset = dataset.batch(rows.local_size, drop_remainder=True)
+        self._iterator: Any = iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1))
+
+    def __next__(self) -> Batch:
+        """The next batch.
+
+        Raises:
+            TrainingError: a worker process was ended from outside.
+        """
+        try:
+            return next(self._iterator)
+        except RuntimeError as error:
+            if "Worker process was terminated" not in str(error):  # Grain has no type of its own for it
+                raise
+            raise TrainingError(
+                "a process that decodes videos has ended unexpectedly; what it said stands above. If it said nothing, "
+                "memory may have run out: take fewer with --data.workers, or --data.prefetch 1."
+            ) from error
+
+    def close(self) -> None:
+        """Ends the worker processes."""
+        self._iterator.close()
 
 
 def prepare_worker(index: int, count: int) -> None:

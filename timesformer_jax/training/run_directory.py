@@ -1,13 +1,14 @@
 """The directory of a run: what is in it, whose it is, and that only one process works in it.
 
 train_config.json      the recipe, resolved
+data.json              what tells its videos from others, wherever they are
 versions.jsonl         a line for each start: versions, devices, the step it began with
 model/                 config.json and preprocessor_config.json of the model
 checkpoints/STEP/      Orbax: state and place in the data
 metrics.jsonl          a line for each step, and one for each validation
 performance.jsonl      speed, waiting and memory, now and then
 tensorboard/           all of these for TensorBoard
-bad_videos.txt         what could not be decoded
+bad_videos.txt         what could not be decoded, and bad_validation_videos.txt
 export/                what Transformers loads, once the run is finished; converted, where it has no such model
 """
 
@@ -25,7 +26,11 @@ from ..errors import TimesformerError
 from ..files import read_json, write_atomically
 from .recipe import TrainConfig
 
-FREE_TO_CHANGE = ("data.workers", "data.prefetch", "checkpoints.keep", "log_every", "mesh.")
+FREE_TO_CHANGE = (
+    *("data.train", "data.validation", "data.root", "data.classes"),  # places; what is there must be the same
+    *("data.workers", "data.prefetch", "data.max_bad_fraction"),
+    *("checkpoints.every", "checkpoints.keep", "log_every", "mesh."),
+)
 """Settings that the result of a run does not depend on."""
 
 
@@ -47,6 +52,11 @@ class RunDirectory:
     def config(self) -> Path:
         """The recipe."""
         return self.path / "train_config.json"
+
+    @property
+    def data(self) -> Path:
+        """Which videos it is trained and validated on."""
+        return self.path / "data.json"
 
     @property
     def versions(self) -> Path:
@@ -87,6 +97,11 @@ class RunDirectory:
     def bad_videos(self) -> Path:
         """The list of what could not be decoded."""
         return self.path / "bad_videos.txt"
+
+    @property
+    def bad_validation_videos(self) -> Path:
+        """The same of validation."""
+        return self.path / "bad_validation_videos.txt"
 
     @property
     def export(self) -> Path:
@@ -131,6 +146,27 @@ class RunDirectory:
                 f"{self.path} is not the directory that the first process of the job sees there; the output has to be "
                 "on a file system that all of them share."
             )
+
+    def claim_data(self, fingerprints: dict[str, str]) -> None:
+        """Notes which videos a new run reads; checks that they are those of an old one.
+
+        Args:
+            fingerprints: of the training and validation videos.
+
+        Raises:
+            RunError: the videos are others.
+        """
+        if not self.data.exists():
+            with write_atomically(self.data) as temporary:
+                temporary.write_text(json.dumps(fingerprints) + "\n")
+            return
+        found = read_json(self.data, RunError)
+        for name in ("train", "validation"):
+            if found.get(name) != fingerprints.get(name):
+                raise RunError(
+                    f"the videos of --data.{name} are not those that the run in {self.path} began with (their names, "
+                    "labels or classes differ). Give the same, wherever they are now, or another directory."
+                )
 
     def _write_config(self, values: dict[str, Any]) -> None:
         with write_atomically(self.config) as temporary:

@@ -3,7 +3,7 @@
 A shard holds some hundred videos as they are, byte for byte, in the order of the list. Each record is a MessagePack
 map with "id" (place in the original list), "name", "label" and "video" (the file's bytes), or "pictures" (a map from
 file name to bytes) for a folder of pictures. `manifest.json` holds the number of videos, the class names, labels and
-the shards with their sizes.
+names of the videos, and the shards with their sizes.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, Shaped
 
 from ..errors import DataError, VideoError
 from ..files import read_json
@@ -35,6 +35,7 @@ class PackedVideos:
         folder: with the shards and the manifest.
         shards: (file name, number of videos) of each.
         labels: of the videos.
+        names: what the list called the videos, encoded in UTF-8 (as in `VideoFiles`).
         classes: names of the labels.
         fingerprint: that of the videos before they were packed, without those that were left out.
     """
@@ -42,6 +43,7 @@ class PackedVideos:
     folder: Path
     shards: tuple[tuple[str, int], ...]
     labels: Int32[np.ndarray, " n"] = dataclasses.field(repr=False)
+    names: Shaped[np.ndarray, " n"] = dataclasses.field(repr=False)
     classes: tuple[str, ...]
     fingerprint: str
 
@@ -61,6 +63,7 @@ class PackedVideos:
         try:
             shards = [(str(row["file"]), int(row["videos"]), int(row["bytes"])) for row in values["shards"]]
             labels = np.array(values["labels"], np.int32)
+            names = np.array([str(name).encode() for name in values["names"]])
             classes = tuple(map(str, values["classes"]))
             stamp = str(values["fingerprint"])
         except (KeyError, TypeError, ValueError) as error:
@@ -71,19 +74,16 @@ class PackedVideos:
             if found != size:
                 what = "is missing" if found is None else f"has {found} bytes instead of {size}"
                 raise DataError(f"{file} {what}; copy it again, or pack the videos again.")
-        if not len(labels) or len(labels) != sum(count for _, count, _ in shards):
+        if not len(labels) == len(names) == sum(count for _, count, _ in shards) > 0:
             raise DataError(f"{path} is damaged: {len(labels)} labels for its shards; pack the videos again.")
-        return cls(Path(folder), tuple((name, count) for name, count, _ in shards), labels, classes, stamp)
+        return cls(Path(folder), tuple((name, count) for name, count, _ in shards), labels, names, classes, stamp)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def name(self, index: int) -> str:
         """What the list called a video."""
-        try:
-            return str(self._record(index)["name"])
-        except VideoError:
-            return f"video {index} in {self.folder}"
+        return self.names[index].decode()
 
     def label(self, index: int) -> int:
         """The class of a video."""

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import DataError
 from .bad_videos import BadVideos, path_for_process
 from .data import ClipShape, DataConfig
-from .pipeline import Batch, LocalRows, batches, require_parts
+from .pipeline import Batch, Batches, LocalRows, require_parts
 from .samples import TrainingSamples
 from .sources import Videos
 
@@ -46,7 +46,7 @@ class TrainingBatches(Iterator[Batch]):
         bad_path = path_for_process(bad_list, process_index, process_count)
         self._bad = BadVideos(bad_path)
         self._samples = TrainingSamples(videos, clip, config.augmentation, seed, bad_path, config.max_bad_fraction)
-        self._batches: Any = None
+        self._batches: Batches | None = None
 
     @property
     def samples_per_epoch(self) -> int:
@@ -73,7 +73,7 @@ class TrainingBatches(Iterator[Batch]):
             rows = LocalRows(
                 self._samples, self.step, _ENDLESS, self._batch_size, self._process_index, self._process_count
             )
-            self._batches = batches(rows, self._config)
+            self._batches = Batches(rows, self._config)
         batch = next(self._batches)
         self.step += 1
         return batch
