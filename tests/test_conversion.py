@@ -20,7 +20,7 @@ from videos import moving_pictures, write_video
 from timesformer_jax import TimesformerForVideoClassification, TimesformerModel, VideoProcessor
 from timesformer_jax.checkpoints.mapping import Entry, flat_names
 from timesformer_jax.conversion import convert_flax_to_hf, convert_hf_to_flax
-from timesformer_jax.errors import CheckpointError, VerificationError
+from timesformer_jax.errors import CheckpointError, VerificationError, VideoError
 
 SCRIPT = Path(__file__).parent.parent / "convert" / "convert_hf_to_flax.py"
 
@@ -93,6 +93,21 @@ def test_the_command_end_to_end(tmp_path: Path) -> None:
     assert run_script(source, tmp_path / "flax", "--overwrite").returncode == 0
     converted = run_script(tmp_path / "flax", tmp_path / "twice")
     assert (converted.returncode, "converted directory already" in converted.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 16), (18, 24)])
+def test_verifies_at_the_preprocessing_s_size(height: int, width: int, tmp_path: Path) -> None:
+    """Which need not be the config's, three patches wide here."""
+    source = save_tiny(tmp_path / "hf")
+    VideoProcessor(size=min(height, width), crop_size=(height, width)).save_pretrained(source)
+    video = moving_pictures(10, 24, 24)
+    if height % 4 == 0:
+        differences = convert_hf_to_flax(source, tmp_path / "flax", check=True, video=video)
+        assert all(d.explained for d in differences)
+    else:
+        with pytest.raises(VideoError, match="height 18"):
+            convert_hf_to_flax(source, tmp_path / "flax", check=True, video=video)
+        assert not (tmp_path / "flax").exists()
 
 
 def test_a_model_that_differs_fails_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,9 @@ import re
 from os import PathLike
 from pathlib import Path
 
-from ..config import TimesformerConfig, published_sampling_rate
+from ..config import TimesformerConfig
 from ..errors import CheckpointError
+from ..presets import published_sampling_rate
 from .hub import PROCESSOR_FILES, HubOptions, download
 from .huggingface import WEIGHTS_FILES, find_weights
 from .native import PARAMS, is_converted
