@@ -32,6 +32,16 @@ class Source:
     name: str
 
     @property
+    def is_converted(self) -> bool:
+        """Whether it is a converted directory."""
+        return self.weights == self.directory
+
+    @property
+    def is_training_state(self) -> bool:
+        """Whether it is a checkpoint of a training run."""
+        return self.weights.is_dir() and not self.is_converted
+
+    @property
     def processor_file(self) -> Path | None:
         """The processor's settings, where the checkpoint has them."""
         return next((self.directory / name for name in PROCESSOR_FILES if (self.directory / name).is_file()), None)
