@@ -14,7 +14,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first; a module imports from its own layer or a lower one.
 LAYERS = (
-    {"errors", "files", "activations", "sampling", "progress", "compilation", "ahead", "windows"},
+    {"errors", "files", "activations", "presets", "sampling", "progress", "compilation", "ahead", "windows"},
     {"config"},
     {"schemes"},
     {

@@ -85,6 +85,25 @@ def test_exit_codes_and_single_sentences(model: Path, videos: list[Path], tmp_pa
     assert (code, "--model" in text) == (2, True)
 
 
+def test_preprocessing_of_a_size_that_patches_do_not_divide(
+    model: Path, videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where frames are not cut, a size that fits may come beside one that does not: the first gets its answer."""
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(model / name)
+    (tmp_path / "preprocessor_config.json").write_text('{"do_resize": false, "do_center_crop": false}')
+    write_video(tmp_path / "odd.mp4", moving_pictures(10, 18, 24))
+    write_video(tmp_path / "even.mp4", moving_pictures(10, 16, 24))
+    arguments = [str(tmp_path / "odd.mp4"), str(tmp_path / "even.mp4"), "--model", str(tmp_path), "--json"]
+    assert main(["classify", *arguments]) == 1
+    printed = capsys.readouterr()
+    odd, even = (json.loads(line) for line in printed.out.splitlines())
+    assert "odd.mp4" in odd["error"]
+    assert "height 18, which patches of 4 do not divide" in odd["error"]
+    assert len(even["predictions"]) == 5
+    assert "1 of 2" in printed.err
+
+
 def test_windows_of_a_whole_video(
     model: Path, videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from timesformer_jax import TimesformerConfig
 from timesformer_jax.activations import ACTIVATIONS
-from timesformer_jax.config import PRESETS, published_sampling_rate
 from timesformer_jax.errors import ConfigError
+from timesformer_jax.presets import PRESETS, published_sampling_rate
 
 REFERENCE_FIELDS = (
     "image_size",
@@ -132,6 +132,15 @@ def test_labels_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     names = {str(i): f"class {i}" for i in range(12)}
     path = write(tmp_path, {"id2label": dict(sorted(names.items()))})  # as text: "10" before "2"
     assert list(TimesformerConfig.from_json_file(path).id2label.values()) == list(names.values())
+
+
+def test_indices_may_be_texts(tmp_path: Path) -> None:
+    """As the training scripts of Transformers write them, which Transformers itself reads and writes as they are."""
+    names = {"0": "zero", "1": "one"}
+    transformers.TimesformerConfig(id2label=names, label2id={"zero": "0", "one": "1"}).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["label2id"] == {"zero": "0", "one": "1"}
+    config = TimesformerConfig.from_json_file(tmp_path / "config.json")
+    assert (dict(config.id2label), dict(config.label2id)) == ({0: "zero", 1: "one"}, {"zero": 0, "one": 1})
 
 
 def test_num_labels_alone_makes_names() -> None:
@@ -262,7 +271,7 @@ IMPOSSIBLE: list[tuple[str, Any]] = [
     *(("sampling_rate", value) for value in (0, -1, "32", True, [], float("nan"), float("inf"))),
     *(("num_labels", value) for value in (-1, 2.0, "2", True, [2], 10**12)),
     *(("id2label", value) for value in (["a"], "a", 1, {"a": "b"}, {1: "a", 2: "b"}, {0: "a", "00": "b"}, {0.5: "a"})),
-    *(("label2id", value) for value in (["a"], "a", 1, {"a": "b"}, {"a": 0.5}, {"a": None})),
+    *(("label2id", value) for value in (["a"], "a", 1, {"a": "b"}, {"a": 0.5}, {"a": None}, {"a": "²"}, {"a": "-1"})),
 ]
 
 

@@ -1,9 +1,11 @@
 """convert_hf_to_flax as it is installed: whole results, or none; verified against PyTorch, or failed."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,16 @@ import numpy as np
 import pytest
 import torch
 import transformers
+import tyro
 from originals import original_reference, save_original, tiny_vit
 from reference import ATTENTION_TYPES, disturb, tiny_reference
 from videos import moving_pictures, write_video
 
 from timesformer_jax import TimesformerForVideoClassification, TimesformerModel, VideoProcessor
 from timesformer_jax.checkpoints.mapping import Entry, flat_names
+from timesformer_jax.cli import run_command
 from timesformer_jax.conversion import convert_flax_to_hf, convert_hf_to_flax
-from timesformer_jax.errors import CheckpointError, VerificationError
+from timesformer_jax.errors import CheckpointError, VerificationError, VideoError
 
 SCRIPT = Path(__file__).parent.parent / "convert" / "convert_hf_to_flax.py"
 
@@ -30,7 +34,7 @@ import sys
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == {missing!r}:
+        if name.split(".")[0] in ("torch", "transformers"):
             raise ModuleNotFoundError("blocked", name=name)
 
 sys.meta_path.insert(0, Blocker())
@@ -45,6 +49,28 @@ def run_script(*arguments: Any, **environment: str) -> subprocess.CompletedProce
         env=os.environ | environment,
         check=False,
     )
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Command:
+    """As `run_script`, but in this process: to import everything anew takes longer than to convert a tiny model."""
+    spec = importlib.util.spec_from_file_location("convert_script", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = script  # tyro looks there for what the annotations mean
+    spec.loader.exec_module(script)
+
+    def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
+        caplog.clear()
+        code = run_command(tyro.cli(script.Arguments, args=list(map(str, arguments))).run)
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess([SCRIPT, *arguments], code, printed.out, printed.err + caplog.text)
+
+    return run
 
 
 def save_tiny(directory: Path, **settings: Any) -> Path:
@@ -76,7 +102,7 @@ def test_converts_and_verifies(attention_type: str, head: bool, tmp_path: Path) 
     jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
-def test_the_command_end_to_end(tmp_path: Path) -> None:
+def test_the_command_end_to_end(tmp_path: Path, command: Command) -> None:
     source = save_tiny(tmp_path / "hf")
     VideoProcessor(size=14, crop_size=(12, 12), image_mean=(0.1, 0.2, 0.3)).save_pretrained(source)
     write_video(tmp_path / "clip.mp4", moving_pictures(40))
@@ -86,13 +112,28 @@ def test_the_command_end_to_end(tmp_path: Path) -> None:
     assert "converted" in result.stdout
     assert VideoProcessor.from_pretrained(tmp_path / "flax") == VideoProcessor.from_pretrained(source)
 
-    again = run_script(source, tmp_path / "flax")
+    again = command(source, tmp_path / "flax")
     assert again.returncode == 2
     assert again.stderr.count("\n") == 1, again.stderr
     assert "--overwrite" in again.stderr
-    assert run_script(source, tmp_path / "flax", "--overwrite").returncode == 0
-    converted = run_script(tmp_path / "flax", tmp_path / "twice")
+    assert command(source, tmp_path / "flax", "--overwrite").returncode == 0
+    converted = command(tmp_path / "flax", tmp_path / "twice")
     assert (converted.returncode, "converted directory already" in converted.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 16), (18, 24)])
+def test_verifies_at_the_preprocessing_s_size(height: int, width: int, tmp_path: Path) -> None:
+    """Which need not be the config's, three patches wide here."""
+    source = save_tiny(tmp_path / "hf")
+    VideoProcessor(size=min(height, width), crop_size=(height, width)).save_pretrained(source)
+    video = moving_pictures(10, 24, 24)
+    if height % 4 == 0:
+        differences = convert_hf_to_flax(source, tmp_path / "flax", check=True, video=video)
+        assert all(d.explained for d in differences)
+    else:
+        with pytest.raises(VideoError, match="height 18"):
+            convert_hf_to_flax(source, tmp_path / "flax", check=True, video=video)
+        assert not (tmp_path / "flax").exists()
 
 
 def test_a_model_that_differs_fails_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,18 +176,24 @@ def test_half_precision_is_stored_and_verified_as_stored(dtype: Any, tmp_path: P
 
 
 @pytest.mark.parametrize("missing", ["torch", "transformers"])
-def test_verify_says_what_is_not_installed(missing: str, tmp_path: Path) -> None:
+def test_verify_says_what_is_not_installed(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
     source = save_tiny(tmp_path / "hf")
-    blocker = tmp_path / "site"
-    blocker.mkdir()
-    (blocker / "sitecustomize.py").write_text(BLOCKER.format(missing=missing))
-    result = run_script(source, tmp_path / "flax", "--verify", PYTHONPATH=str(blocker))
+    monkeypatch.setitem(sys.modules, missing, None)
+    result = command(source, tmp_path / "flax", "--verify")
     assert result.returncode == 2
     assert f"{missing} is not installed" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert "pip install torch transformers" in result.stderr
     assert not (tmp_path / "flax").exists()
-    # Without --verify a safetensors checkpoint needs neither.
-    assert run_script(source, tmp_path / "flax", PYTHONPATH=str(blocker)).returncode == 0
+
+
+def test_without_verify_neither_torch_nor_transformers_is_needed(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path / "hf")
+    (tmp_path / "sitecustomize.py").write_text(BLOCKER)
+    result = run_script(source, tmp_path / "flax", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "flax" / "params").is_dir()
 
 
 def test_published_models_bring_their_sampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,16 +290,16 @@ def test_saving_keeps_other_files_and_removes_stale_weights(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
-def test_an_original_checkpoint_through_the_command(attention_type: str, tmp_path: Path) -> None:
+def test_an_original_checkpoint_through_the_command(attention_type: str, tmp_path: Path, command: Command) -> None:
     reference = original_reference(attention_type=attention_type, dtype=torch.float32)
     source = save_original(tmp_path / "weights.pyth", reference, dataset="ssv2")
     classes = reference.config.num_labels
     (tmp_path / "labels.txt").write_text("".join(f"name {i}\n" for i in range(classes)))
 
-    asked = run_script(source, tmp_path / "flax")
+    asked = command(source, tmp_path / "flax")
     assert (asked.returncode, "bgr" in asked.stderr, (tmp_path / "flax").exists()) == (2, True, False)
     options = ["--labels", tmp_path / "labels.txt", "--channel-order", "bgr", "--verify"]
-    result = run_script(source, tmp_path / "flax", *options)
+    result = command(source, tmp_path / "flax", *options)
     assert result.returncode == 0, result.stderr
     assert "BGR" in result.stderr
     assert result.stdout.count(" ok ") == 1 + 3 + 2  # logits, hidden states, attentions
@@ -269,15 +316,15 @@ def test_an_original_checkpoint_through_the_command(attention_type: str, tmp_pat
     assert all(torch.equal(tensor, reference.state_dict()[name]) for name, tensor in loaded.state_dict().items())
 
 
-def test_a_vit_becomes_a_timesformer_through_the_command(tmp_path: Path) -> None:
+def test_a_vit_becomes_a_timesformer_through_the_command(tmp_path: Path, command: Command) -> None:
     tiny_vit(dtype=torch.float32).save_pretrained(tmp_path / "vit")
     options = ["--config.num-labels", 5, "--config.num-frames", 3, "--config.attention-type", "divided_space_time"]
-    result = run_script(tmp_path / "vit", tmp_path / "flax", *options)
+    result = command(tmp_path / "vit", tmp_path / "flax", *options)
     assert result.returncode == 0, result.stderr
     assert "new, to be trained" in result.stderr
     model, _ = TimesformerForVideoClassification.from_pretrained(tmp_path / "flax")
     assert (model.config.num_labels, model.config.num_frames) == (5, 3)
-    refused = run_script(tmp_path / "vit", tmp_path / "verified", *options, "--verify")
+    refused = command(tmp_path / "vit", tmp_path / "verified", *options, "--verify")
     assert (refused.returncode, (tmp_path / "verified").exists()) == (2, False)
 
 

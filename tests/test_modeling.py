@@ -299,7 +299,7 @@ class TestNumbers:
         for dtype, param_dtype in (("bfloat16", "float32"), ("float32", "bfloat16"), ("bfloat16", "bfloat16")):
             model, params = load(tmp_path, dtype=dtype, param_dtype=param_dtype)
             assert {str(leaf.dtype) for leaf in jax.tree.leaves(params)} == {param_dtype}
-            outputs = run_flax(model, params, pixel_values)
+            outputs = jax.eval_shape(lambda: model.apply({"params": params}, pixel_values, output_hidden_states=True))  # noqa: B023
             assert {str(state.dtype) for state in outputs.hidden_states} == {dtype}
             assert outputs.logits.dtype == jnp.float32
 

@@ -206,7 +206,8 @@ def test_the_layout_of_transformers_5(tmp_path: Path) -> None:
         "do_pad": None,
         "do_rescale": True,
         "do_resize": True,
-        "do_sample_frames": False,
+        "do_sample_frames": True,  # which frames is not for the processor to choose: they come sampled
+        "num_frames": 8,
         "fps": None,
         "image_mean": [0.45, 0.45, 0.45],
         "image_std": [0.225, 0.225, 0.225],
@@ -296,7 +297,6 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         ({"image_std": {"r": 1}}, "image_std is"),
         ({"channel_order": "rbg"}, "channel_order is 'rbg'"),
         ({"do_pad": True}, "do_pad is True: it would change pixels and is not supported"),
-        ({"do_sample_frames": True}, "do_sample_frames is True"),
         ({"offset": True}, "offset is True"),
         ({"size": 224, "default_to_square": True}, "default_to_square is True"),
         ({"image_processor_type": "VivitImageProcessor"}, "VivitImageProcessor is not supported"),

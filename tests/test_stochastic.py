@@ -26,7 +26,7 @@ TOKENS = {
 DROPOUT = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.2}
 
 
-def run_in_training(model: Any, params: Any, pixel_values: np.ndarray, *, seed: int = 0, jit: bool = True) -> Any:
+def run_in_training(model: Any, params: Any, pixel_values: np.ndarray, *, seed: int = 0) -> Any:
     def apply(params: Any, pixel_values: Any, seed: Any) -> Any:
         return model.apply(
             {"params": params},
@@ -37,10 +37,9 @@ def run_in_training(model: Any, params: Any, pixel_values: np.ndarray, *, seed: 
             rngs={"dropout": jax.random.key(seed)},
         )
 
-    if jit:
-        return jax.jit(apply, compiler_options=QUICK_COMPILE)(params, pixel_values, seed)
-    with jax.disable_jit():
-        return apply(params, jnp.asarray(pixel_values), seed)
+    outputs = jax.jit(apply, compiler_options=QUICK_COMPILE)(params, pixel_values, seed)
+    jax.effects_barrier()  # whatever the spies of a test wrote down
+    return outputs
 
 
 @pytest.mark.usefixtures("x64")
@@ -92,19 +91,21 @@ def test_stochastic_depth_acts_where_the_reference_has_it(monkeypatch, attention
 
 @pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
 def test_every_mask_has_its_own_key_and_full_shape(monkeypatch, attention_type):
-    """Flax's and our masks come from jax.random.bernoulli; step by step, every call of it can be seen."""
+    """Flax's and our masks come from jax.random.bernoulli, every call of which writes down what it was given."""
     calls = []
 
     def spy(key: Any, p: Any = 0.5, shape: Any = None) -> Any:
-        if not isinstance(key, jax.core.Tracer):  # Flax's scan goes through its body once without values
-            calls.append((tuple(jax.random.key_data(key).tolist()), round(1 - float(p), 4), tuple(shape)))
+        def note(key_data: Any, p: Any) -> None:
+            calls.append((tuple(key_data.tolist()), round(1 - float(p), 4), tuple(shape)))
+
+        jax.debug.callback(note, jax.random.key_data(key), p)
         return jnp.ones(shape, bool)
 
     reference = tiny_reference(attention_type=attention_type, drop_path_rate=0.1, **DROPOUT)
     model, params = to_flax(reference, dtype="float32")
     pixel_values = clip(reference.config).astype(np.float32)
     monkeypatch.setattr(jax.random, "bernoulli", spy)
-    run_in_training(model, params, pixel_values, jit=False)
+    run_in_training(model, params, pixel_values)
 
     keys = [key for key, _, _ in calls]
     assert len(set(keys)) == len(keys), "two masks are drawn from the same key"
@@ -136,12 +137,11 @@ def test_rates_of_stochastic_depth_grow_as_in_the_reference(monkeypatch, num_hid
     rates = []
 
     def spy(key: Any, rate: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-        if not isinstance(rate, jax.core.Tracer):  # Flax's scan goes through its body once without values
-            rates.append(float(rate))
+        jax.debug.callback(lambda rate: rates.append(float(rate)), rate, ordered=True)
         return jnp.ones(shape, dtype)
 
     monkeypatch.setattr(timesformer_jax.layers, "stochastic_depth_scale", spy)
-    run_in_training(model, params, clip(reference.config).astype(np.float32), jit=False)
+    run_in_training(model, params, clip(reference.config).astype(np.float32))
     expected = [getattr(layer.drop_path, "drop_prob", 0) for layer in reference.base_model.encoder.layer]
     # Three branches a layer; float32's rounding.
     np.testing.assert_allclose(rates, np.repeat(expected, 3), atol=1e-7)

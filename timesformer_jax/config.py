@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import operator
-import re
 import reprlib
 import sys
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, Self, TypeGuard, get_args
 
 from flax.core import FrozenDict
@@ -19,6 +17,7 @@ from flax.core import FrozenDict
 from .activations import ACTIVATIONS
 from .errors import ConfigError
 from .files import read_json, write_atomically
+from .presets import PRESETS
 
 AttentionType = Literal["divided_space_time", "space_only", "joint_space_time", "sparse_local_global", "axial"]
 PositionEmbeddingType = Literal["space_time", "space", "none"]
@@ -176,9 +175,9 @@ class TimesformerConfig:
         if self.label2id is None:
             label2id = {name: i for i, name in id2label.items()}
         else:
-            valid = isinstance(self.label2id, Mapping) and all(_is_int(i) for i in self.label2id.values())
+            valid = isinstance(self.label2id, Mapping) and all(map(_is_index, self.label2id.values()))
             _require(valid, "label2id", self.label2id, "a mapping of names to class indices (whole numbers)")
-            label2id = {str(name): i for name, i in self.label2id.items()}
+            label2id = {str(name): int(i) for name, i in self.label2id.items()}
         self._settle("num_labels", num_labels)
         self._settle("id2label", FrozenDict(id2label))
         self._settle("label2id", FrozenDict(label2id))
@@ -217,7 +216,7 @@ class TimesformerConfig:
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Self:
-        """The configuration of a published model, such as "base-k400", "hr-ssv2" or "large-k600" (see `PRESETS`).
+        """The configuration of a published model, such as "base-k400", "hr-ssv2" or "large-k600" (see presets.py).
 
         Raises:
             ConfigError: no preset has this name; the message lists those there are.
@@ -297,6 +296,11 @@ def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_index(value: object) -> TypeGuard[int | str]:
+    """Whether a value is a class index; the training scripts of Transformers write them as texts ("7")."""
+    return _is_int(value) or (isinstance(value, str) and value.isdecimal() and value.isascii())
+
+
 def _is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
@@ -335,42 +339,3 @@ def _thawed(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _thawed(item) for key, item in value.items()}
     return [_thawed(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-_CLASSES = {"k400": 400, "k600": 600, "ssv2": 174}
-_BASE: dict[str, Any] = {"num_frames": 8, "image_size": 224}
-_HR: dict[str, Any] = {"num_frames": 16, "image_size": 448}
-_LARGE: dict[str, Any] = {"num_frames": 96, "image_size": 224}
-
-
-def _kinetics(dataset: str) -> dict[str, dict[str, Any]]:
-    classes = {"num_labels": _CLASSES[dataset]}
-    return {
-        f"base-{dataset}": _BASE | classes | {"sampling_rate": 32.0},
-        f"hr-{dataset}": _HR | classes | {"sampling_rate": 16.0},
-        f"large-{dataset}": _LARGE | classes | {"sampling_rate": 4.0},
-    }
-
-
-_SSV2: dict[str, Any] = {"num_labels": _CLASSES["ssv2"], "sampling_rate": "segments"}
-
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    _kinetics("k400")
-    | _kinetics("k600")
-    | {
-        "base-ssv2": _BASE | _SSV2,
-        "hr-ssv2": _HR | _SSV2,
-        "large-ssv2": _LARGE | _SSV2 | {"num_frames": 64},
-    }
-    | {
-        f"howto100m-{frames}": {"num_frames": frames, "num_labels": 1059, "sampling_rate": 32.0}
-        for frames in (8, 32, 64, 96)
-    }
-)
-"""The published models (the original repository's model zoo): frames, crop, classes and sampling of each."""
-
-
-def published_sampling_rate(source: str) -> float | Literal["segments"] | None:
-    """The `sampling_rate` of a model published on the Hub, known by its id; None for any other source."""
-    match = re.fullmatch(r"facebook/timesformer-(base|hr|large)-finetuned-(k400|k600|ssv2)", source)
-    return PRESETS["-".join(match.groups())]["sampling_rate"] if match else None

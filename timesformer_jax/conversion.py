@@ -68,7 +68,7 @@ def convert_hf_to_flax(
         VerificationError: the two models differ by more than float32 explains.
     """
     found = locate(source, hub)
-    if found.weights == found.directory:
+    if found.is_converted:
         raise CheckpointError(f"{found.name} is a converted directory already.")
 
     def write(directory: Path, checkpoint: Checkpoint, processor: VideoProcessor) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .config import TimesformerConfig
+from .errors import VideoError
 
 
 def extract_patches(
@@ -55,35 +56,35 @@ def check_pixel_values(pixel_values: Array | np.ndarray, config: TimesformerConf
     """Refuses what is no batch of clips for this config: of normalised ones, or of uint8 frames.
 
     Raises:
-        ValueError: another layout, type or size; the message says what to do.
+        VideoError: another layout, type or size; the message says what to do.
     """
     shape = pixel_values.shape
     if pixel_values.ndim != 5:
-        raise ValueError(
+        raise VideoError(
             f"pixel_values must be (batch, frames, height, width, channels), not of shape {shape}; "
             "a single clip needs pixel_values[None]."
         )
     if shape[4] != config.num_channels and shape[2] == config.num_channels:
-        raise ValueError(
+        raise VideoError(
             f"pixel_values of shape {shape} have their channels first, as PyTorch does; channels come last here: "
             "pixel_values.transpose(0, 1, 3, 4, 2)."
         )
     if shape[4] != config.num_channels:
-        raise ValueError(f"pixel_values of shape {shape} must have num_channels = {config.num_channels} channels last.")
+        raise VideoError(f"pixel_values of shape {shape} must have num_channels = {config.num_channels} channels last.")
     if uint8 and pixel_values.dtype != jnp.uint8:
-        raise ValueError(
+        raise VideoError(
             f"frames must be uint8, as VideoProcessor.resize_and_crop gives them, not {pixel_values.dtype}: this model "
             "does the rest of the preprocessing itself."
         )
     if not uint8 and not jnp.issubdtype(pixel_values.dtype, jnp.floating):
-        raise ValueError(
+        raise VideoError(
             f"pixel_values must be normalised floating-point frames, not {pixel_values.dtype}; VideoProcessor makes "
             "them from uint8 frames."
         )
     for name, side, patch in zip(("height", "width"), shape[2:4], config.patch_shape, strict=True):
         if side < patch or side % patch:
-            raise ValueError(
+            raise VideoError(
                 f"pixel_values have {name} {side}, which patches of {patch} do not divide; resize or crop the frames."
             )
     if shape[1] == 0:
-        raise ValueError(f"pixel_values of shape {shape} hold no frames.")
+        raise VideoError(f"pixel_values of shape {shape} hold no frames.")

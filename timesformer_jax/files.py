@@ -47,23 +47,20 @@ def is_lfs_pointer(start: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def write_atomically(path: Path, *, overwrite: bool = True) -> Generator[Path]:
+def write_atomically(path: Path) -> Generator[Path]:
     """Gives a temporary path beside `path` to write a file or directory at; renames it to `path` on success.
 
     On failure the temporary is removed and `path` is as it was. A directory that is replaced is moved away only
     after the new one is complete.
-
-    Raises:
-        FileExistsError: `path` exists and `overwrite` is False.
     """
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists already.")
+    if path.is_dir():
+        path = path.resolve()  # what a link points to is replaced, not the link
     path.parent.mkdir(parents=True, exist_ok=True)
     workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         temporary = workspace / path.name
         yield temporary
-        if path.is_dir() and not path.is_symlink():
+        if path.is_dir():
             previous = workspace / f"{path.name}.previous"
             path.rename(previous)
             try:

@@ -60,7 +60,7 @@ class InferenceModel(TimesformerModule):
                 pixel values as for `TimesformerForVideoClassification`.
 
         Raises:
-            ValueError: the frames have another layout, type or size than the model can take.
+            VideoError: the frames have another layout, type or size than the model can take.
         """
         check_pixel_values(frames, self.config, uint8=self.pixel_centre is not None)
         pixels = jnp.asarray(frames).astype(self.dtype)

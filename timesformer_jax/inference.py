@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from .ahead import batched, read_ahead, step_ahead
 from .checkpoints import HubOptions, Source, open_checkpoint
 from .checkpoints.mapping import Params
+from .embeddings import check_pixel_values
 from .errors import VideoError
 from .folding import inference_module
 from .forward import Forward, Variables, Weights, compile_ahead
@@ -81,8 +82,8 @@ class VideoClassifier:
 
         Raises:
             CheckpointError: the checkpoint can't be loaded, or its channel order is not known and not given.
-            ConfigError: its config or its preprocessing can't be used.
-            ValueError: float64 is asked for while jax_enable_x64 is off.
+            ConfigError: its config or its preprocessing can't be used, or float64 is asked for while jax_enable_x64 is
+                off.
         """
         require_x64(dtype, param_dtype)
         storage = None if param_dtype is None else np.dtype(jnp.dtype(param_dtype))
@@ -156,8 +157,13 @@ class VideoClassifier:
         return read_clip(video, self.model.config.num_frames, sampling_rate=self._rate)
 
     def prepare(self, frames: UInt8[np.ndarray, "t h w 3"]) -> np.ndarray:
-        """What the forward pass takes of a clip: resized and cut uint8 frames (in float64, pixel values)."""
+        """What the forward pass takes of a clip: resized and cut uint8 frames (in float64, pixel values).
+
+        Raises:
+            VideoError: the preprocessing gives the clip a size that patches don't divide.
+        """
         frames = self.processor.resize_and_crop(frames)
+        check_pixel_values(frames[None], self.model.config, uint8=True)
         if self.forward.module.pixel_centre is None:
             return self.processor.rescale_and_normalize(frames)
         return frames

@@ -16,6 +16,7 @@ from .checkpoints.native import PARAMS, require_stored, stored_params
 from .checkpoints.recognition import recognise
 from .checkpoints.signatures import kind_of_file
 from .checkpoints.tensors import shard_names
+from .checkpoints.training_run import stored_training_params
 from .config import TimesformerConfig
 from .errors import CheckpointError, TimesformerError
 
@@ -96,8 +97,8 @@ def inspect_checkpoint(source: str | PathLike[str] | Source, *, hub: HubOptions 
             if not path.exists():
                 raise
             return Report(path, "directory without a checkpoint", 0, problems=(str(error),))
-    if source.weights == source.directory:
-        return _converted(source)
+    if source.is_converted or source.is_training_state:
+        return _directory(source)
     path = source.weights
     try:
         file = open_weights(path)
@@ -117,19 +118,28 @@ def inspect_checkpoint(source: str | PathLike[str] | Source, *, hub: HubOptions 
     return Report(path, _KINDS[contents.kind], _size(path), contents.config, tensors, facts, problems)
 
 
-def _converted(source: Source) -> Report:
+def _directory(source: Source) -> Report:
+    """Parameters in Orbax: a converted directory, or a checkpoint of a training run."""
     config, tensors, facts = None, {}, {}
     problems: list[str] = []
+    path, files, kind = source.directory, source.directory / PARAMS, _KINDS["converted"]
+    if source.is_training_state:
+        path = files = source.weights.parent
+        kind = f"TimeSformer in training, after step {path.name}"
     try:
-        tensors = stored_params(source.directory)
+        if source.is_training_state:
+            weights, tensors = stored_training_params(source.weights)
+            facts["weights"] = {"ema": "moving average", "last": "of the last step; no moving average"}[weights]
+        else:
+            tensors = stored_params(path)
         config = source.config()
-        head = require_stored(source.directory / PARAMS, tensors, config)
-        facts = _architecture(config, has_head=head)
+        head = require_stored(files, tensors, config)
+        facts |= _architecture(config, has_head=head)
     except TimesformerError as error:
         problems.append(str(error))
     facts |= _preprocessing(source, None)
-    num_bytes = sum(file.stat().st_size for file in (source.directory / PARAMS).rglob("*") if file.is_file())
-    return Report(source.directory, _KINDS["converted"], num_bytes, config, tensors, facts, tuple(problems))
+    num_bytes = sum(file.stat().st_size for file in files.rglob("*") if file.is_file())
+    return Report(path, kind, num_bytes, config, tensors, facts, tuple(problems))
 
 
 def _problem(check: Callable[[], Any]) -> tuple[str, ...]:

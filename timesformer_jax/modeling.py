@@ -86,7 +86,7 @@ class TimesformerModel(TimesformerModule, PretrainedModel):
             output_attentions: also return the attention probabilities of every layer.
 
         Raises:
-            ValueError: the pixel values have another layout, type or size than the model can take.
+            VideoError: the pixel values have another layout, type or size than the model can take.
         """
         check_pixel_values(pixel_values, self.config)
         embeddings = TimesformerEmbeddings(self.config, **self.numerics(), name="embeddings")
@@ -144,7 +144,8 @@ class TimesformerForVideoClassification(TimesformerModule, PretrainedModel):
             output_attentions: see `TimesformerModel`.
 
         Raises:
-            ValueError: the pixel values or labels have a layout, type or size that the model can't take.
+            VideoError: the pixel values have a layout, type or size that the model can't take.
+            ValueError: the labels don't fit the loss.
         """
         outputs = TimesformerModel(**self.settings(), cls_only=True, name="timesformer")(
             pixel_values,

@@ -18,7 +18,7 @@ from .checkpoints.huggingface import is_weights_file, require_known, require_par
 from .checkpoints.mapping import Params
 from .checkpoints.native import is_converted
 from .config import TimesformerConfig
-from .errors import CheckpointError
+from .errors import CheckpointError, ConfigError
 from .files import fill_directory, write_atomically
 from .model_card import model_card
 from .processing import VideoProcessor
@@ -73,8 +73,7 @@ class PretrainedModel:
 
         Raises:
             CheckpointError: the checkpoint is missing, damaged or not what its config describes.
-            ConfigError: its config, or an override, is impossible.
-            ValueError: float64 is asked for while jax_enable_x64 is off.
+            ConfigError: its config, or an override, is impossible; or float64 is asked for while jax_enable_x64 is off.
         """
         require_x64(dtype, param_dtype)
         hub = HubOptions(revision, token, None if cache_dir is None else Path(cache_dir), local_files_only)
@@ -209,14 +208,14 @@ def require_x64(*dtypes: DTypeLike | None) -> None:
     """Checks that JAX can compute in these types.
 
     Raises:
-        ValueError: one has 64 bits while jax_enable_x64 is off.
+        ConfigError: one has 64 bits while jax_enable_x64 is off.
     """
     for dtype in dtypes:
         if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
-            raise ValueError(
-                f'{jnp.dtype(dtype).name} needs jax.config.update("jax_enable_x64", True) before JAX is first used; '
-                "without it every array would silently be float32. A checkpoint of float64 can be read as another "
-                "param_dtype, such as float32."
+            raise ConfigError(
+                f'{jnp.dtype(dtype).name} needs jax.config.update("jax_enable_x64", True) before JAX is first used '
+                "(a command: --dtype float64); without it every array would silently be float32. A checkpoint of "
+                "float64 can be read as another param_dtype, such as float32."
             )
 
 

@@ -65,7 +65,8 @@ def _changes_pixels(key: str, values: Mapping[str, Any]) -> bool:
     """Whether a switch that isn't known would change pixels when it is on."""
     if key == "default_to_square":
         return isinstance(values.get("size"), int)
-    return key == "offset" or (key.startswith("do_") and key != "do_convert_rgb")  # frames are RGB already
+    # Frames are RGB already, and were sampled before they come here.
+    return key == "offset" or (key.startswith("do_") and key not in ("do_convert_rgb", "do_sample_frames"))
 
 
 def _edges(key: str, size: dict[str, Any]) -> Any:

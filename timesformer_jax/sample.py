@@ -22,7 +22,7 @@ def write_sample(
 
     Args:
         directory: where to.
-        preset: the architecture, one of `timesformer_jax.config.PRESETS`.
+        preset: the architecture, one of `timesformer_jax.presets.PRESETS`.
         seed: of the weights.
         overwrite: replace an existing directory.
 

@@ -18,7 +18,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from .config import TimesformerConfig
 from .embeddings import check_pixel_values
-from .errors import ConfigError
+from .errors import ConfigError, VideoError
 from .modeling import TimesformerForVideoClassification, TimesformerModel
 
 Path = tuple[str, ...]
@@ -111,7 +111,7 @@ def summarize(
     clip: Any = jax.ShapeDtypeStruct(shape, jnp.float32)
     try:
         jax.eval_shape(functools.partial(check_pixel_values, config=config), clip)
-    except ValueError as error:
+    except VideoError as error:
         raise ConfigError(str(error)) from None
     model = (TimesformerForVideoClassification if head else TimesformerModel)(config)
     params: Any = jax.eval_shape(model.init, jax.random.key(0), clip)["params"]

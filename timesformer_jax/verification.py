@@ -80,7 +80,7 @@ def verify(
     """
     require_known(model.config)
     stored_dtype = jax.tree.leaves(params)[0].dtype
-    reference = _reference_model(tensors, model.config, pixel_values.shape[1], stored_dtype)
+    reference = _reference_model(tensors, model.config, pixel_values.shape, stored_dtype)
     expected = _run_reference(reference, model.config, pixel_values)
     forward = jax.jit(model.apply, static_argnames=("output_hidden_states", "output_attentions"))
     with jax.default_matmul_precision("highest"):
@@ -141,7 +141,7 @@ def require_reference() -> None:
 
 
 def _reference_model(
-    tensors: Mapping[str, LazyTensor], config: TimesformerConfig, num_frames: int, dtype: np.dtype
+    tensors: Mapping[str, LazyTensor], config: TimesformerConfig, clip_shape: tuple[int, ...], dtype: np.dtype
 ) -> Any:
     require_reference()
     import torch
@@ -155,9 +155,9 @@ def _reference_model(
     model.load_state_dict(
         {name: torch.from_numpy(t.read().astype(dtype).astype(np.float32)) for name, t in tensors.items()}
     )
-    # The reference regroups tokens by its config and knows square frames alone there; these settings make it right.
-    torch_config.num_frames = num_frames
-    torch_config.image_size, torch_config.patch_size = config.image_shape[1], config.patch_shape[1]
+    # The reference regroups tokens by its config, of which it takes the width alone; the clip's own make it right.
+    _, torch_config.num_frames, _, torch_config.image_size, _ = clip_shape
+    torch_config.patch_size = config.patch_shape[1]
     return model.float().eval()
 
 

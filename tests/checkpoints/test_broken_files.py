@@ -508,19 +508,35 @@ def test_no_permission(originals: Path, tmp_path: Path, writer: str) -> None:
         assert contents_of(directory) == before
 
 
-@pytest.mark.parametrize("locked", ["config.json", "model.safetensors", "."])
-def test_no_permission_to_read(originals: Path, locked: str) -> None:
+READ_EACH = """
+for path in {paths!r}:
+    try:
+        TimesformerForVideoClassification.from_pretrained(path)
+    except ValueError as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_no_permission_to_read(originals: Path) -> None:
+    """All in one process, which takes longer to start than to read."""
     with open_directory() as directory:
-        source = Path(shutil.copytree(originals / "safetensors", directory / "source"))
+        kinds = ("config.json", "model.safetensors", ".")
+        sources = [
+            Path(shutil.copytree(originals / "safetensors", directory / f"source{i}")) for i in range(len(kinds))
+        ]
         readable = Path(shutil.copytree(originals / "safetensors", directory / "readable"))
-        for file in (*source.iterdir(), source, *readable.iterdir()):
-            file.chmod(0o755)
-        (source / locked).chmod(0o000)
-        read = f"TimesformerForVideoClassification.from_pretrained({str(source)!r})"
-        printed = run_script(readable, directory, read, expected="ValueError", before=unprivileged(directory))
-        assert printed.startswith("CheckpointError") or printed.startswith("ConfigError"), printed
-        assert printed.endswith("can't be read: Permission denied.")
-        assert str(source) in printed
+        for source in (*sources, readable):
+            for file in (*source.iterdir(), source):
+                file.chmod(0o755)
+        for source, locked in zip(sources, kinds, strict=True):
+            (source / locked).chmod(0o000)
+        read = unprivileged(directory) + READ_EACH.format(paths=[str(source) for source in sources])
+        *lines, last = run_script(readable, directory, "pass", expected="OSError", before=read).splitlines()
+        assert last == "written"
+        for line, source in zip(lines, sources, strict=True):
+            assert line.startswith(("CheckpointError", "ConfigError")), line
+            assert line.endswith("can't be read: Permission denied.")
+            assert str(source) in line
 
 
 def open_directory() -> Any:
@@ -605,8 +621,17 @@ def test_write_atomically_replaces_a_directory_only_when_complete(tmp_path: Path
         temporary.mkdir()
         (temporary / "new").write_text("new")
     assert contents_of(tmp_path) == {"target": None, "target/new": b"new"}
-    with pytest.raises(FileExistsError), write_atomically(target, overwrite=False):
-        pytest.fail("nothing is to be written")
+
+
+def test_write_atomically_through_a_link_to_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "old").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("disk")
+    with write_atomically(tmp_path / "link") as temporary:
+        temporary.mkdir()
+        (temporary / "new").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]
+    assert contents_of(tmp_path / "disk") == {"new": b"new"}
 
 
 def test_write_atomically_puts_the_old_directory_back_when_the_last_step_fails(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from reference import tiny_reference
 
 from timesformer_jax import TimesformerConfig
-from timesformer_jax.config import PRESETS
+from timesformer_jax.presets import PRESETS
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ import pytest
 from reference import ATTENTION_TYPES, TINY
 
 from timesformer_jax import TimesformerConfig, TimesformerForVideoClassification
-from timesformer_jax.checkpoints import native
+from timesformer_jax.checkpoints import load_checkpoint, native
 from timesformer_jax.checkpoints.mapping import mapping_table, set_leaf
 from timesformer_jax.checkpoints.native import is_converted, load_params, save_params, stored_params
 from timesformer_jax.conversion import convert_flax_to_hf
@@ -35,6 +35,17 @@ def assert_same(actual: Any, expected: Any) -> None:
     for leaf, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert leaf.dtype == other.dtype
         assert leaf.tobytes() == np.asarray(other).tobytes()
+
+
+@pytest.mark.parametrize("name", ["state", "params", "checkpoints"])
+def test_directories_of_any_name(tmp_path: Path, name: str) -> None:
+    """Also of those that training runs and converted directories give their parts."""
+    directory = tmp_path / name
+    directory.mkdir()
+    CONFIG.save_json_file(directory / "config.json")
+    params = random_params()
+    save_params(directory, params)
+    assert_same(load_checkpoint(directory).params, params)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from timesformer_jax.checkpoints import load_checkpoint
 from timesformer_jax.checkpoints.mapping import flat_names
 from timesformer_jax.conversion import convert_flax_to_hf, convert_hf_to_flax
 from timesformer_jax.errors import CheckpointError, TrainingError
+from timesformer_jax.inspection import inspect_checkpoint
 from timesformer_jax.training import job
 from timesformer_jax.training.evaluate import make_predict
 from timesformer_jax.training.initial_model import start_from_recipe
@@ -150,6 +151,12 @@ def test_a_run_is_a_checkpoint(finished: tuple[Path, TrainResult, list[int]], tm
     model, params = TimesformerForVideoClassification.from_pretrained(run)
     assert model.config.id2label[1] == "class 1"
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(params), average)
+
+    report = inspect_checkpoint(run)
+    assert (report.problems, report.config, report.path.name) == ((), model.config, "12")
+    assert report.num_parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert report.facts["weights"] == "moving average"
+    assert "in training, after step 12" in str(report)
 
     convert_flax_to_hf(run, tmp_path / "average")
     assert (tmp_path / "average" / "model.safetensors").read_bytes() == (

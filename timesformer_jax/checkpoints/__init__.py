@@ -21,7 +21,7 @@ from .preprocessing import ChannelOrder, Preprocessing
 from .recognition import open_contents
 from .source import Source, locate
 from .tensors import warn_of_not_finite
-from .training_run import TrainingWeights, is_training_state, load_training_params
+from .training_run import TrainingWeights, load_training_params
 from .vit import PatchOrder
 
 __all__ = [
@@ -146,10 +146,9 @@ def open_checkpoint(
     found = source if isinstance(source, Source) else locate(source, hub)
     names = None if labels is None else read_labels(labels)
     contents: Contents | None = None
-    is_training = is_training_state(found.weights)
-    if is_training:
+    if found.is_training_state:
         config, source_head = found.config(), True
-    elif found.weights == found.directory:
+    elif found.is_converted:
         config, source_head = found.config(), stored_head(found.weights)
     else:
         contents = open_contents(found, _with_classes(overrides, names), patch_order)
@@ -181,7 +180,7 @@ def open_checkpoint(
         )
 
     def read() -> Checkpoint:
-        if is_training:
+        if found.is_training_state:
             params = load_training_params(found.weights, config, dtype, training_weights)
         elif contents is None:
             params, _ = load_params(found.weights, config, dtype)

@@ -5,8 +5,9 @@ import re
 from os import PathLike
 from pathlib import Path
 
-from ..config import TimesformerConfig, published_sampling_rate
+from ..config import TimesformerConfig
 from ..errors import CheckpointError
+from ..presets import published_sampling_rate
 from .hub import PROCESSOR_FILES, HubOptions, download
 from .huggingface import WEIGHTS_FILES, find_weights
 from .native import PARAMS, is_converted
@@ -29,6 +30,16 @@ class Source:
     weights: Path
     directory: Path
     name: str
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether it is a converted directory."""
+        return self.weights == self.directory
+
+    @property
+    def is_training_state(self) -> bool:
+        """Whether it is a checkpoint of a training run."""
+        return self.weights.is_dir() and not self.is_converted
 
     @property
     def processor_file(self) -> Path | None:

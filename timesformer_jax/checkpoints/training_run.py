@@ -4,6 +4,8 @@ The layout is that of training/run_directory.py: `model/` says which model it is
 state in Orbax, parameters and their moving average in it.
 """
 
+import contextlib
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +14,14 @@ import numpy as np
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError
-from .mapping import Params, get_leaf, mapping_table, set_leaf
+from .mapping import Params, flat_names, get_leaf, mapping_table, set_leaf
+from .native import require_stored
 
 TrainingWeights = Literal["ema", "last"]
 
 _STATE = "state"
+_KEYS: dict[TrainingWeights, str] = {"ema": "ema", "last": "params"}
+"""What the state calls them."""
 
 
 def find_training_state(path: Path) -> tuple[Path, Path] | None:
@@ -36,9 +41,31 @@ def find_training_state(path: Path) -> tuple[Path, Path] | None:
     return None
 
 
-def is_training_state(path: Path) -> bool:
-    """Whether a path is what `find_training_state` finds."""
-    return path.name == _STATE and path.is_dir()
+def stored_training_params(
+    state: Path, weights: TrainingWeights | None = None
+) -> tuple[TrainingWeights, dict[str, tuple[tuple[int, ...], str]]]:
+    """Which parameters a state keeps, with shape and type of each by its path; none is read.
+
+    Args:
+        state: from `find_training_state`.
+        weights: as for `load_training_params`.
+
+    Returns:
+        Whether they are the moving average or the parameters of the last step, and the parameters.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or keeps no moving average.
+    """
+    import orbax.checkpoint as ocp
+
+    with _naming(state), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree: Any = checkpointer.metadata(state.absolute()).item_metadata.tree
+        has_average = bool(jax.tree.leaves(tree.get("ema")))
+        if weights == "ema" and not has_average:
+            raise CheckpointError(f"{state.parent} keeps no moving average of the parameters (ema).")
+        weights = weights or ("ema" if has_average else "last")
+        leaves = flat_names(tree[_KEYS[weights]])
+        return weights, {name: (tuple(leaf.shape), str(np.dtype(leaf.dtype))) for name, leaf in leaves.items()}
 
 
 def load_training_params(
@@ -53,32 +80,35 @@ def load_training_params(
         weights: the moving average or the parameters of the last step; None takes the average where there is one.
 
     Raises:
-        CheckpointError: the checkpoint is damaged, or keeps no moving average.
+        CheckpointError: the checkpoint is damaged, keeps no moving average, or is not of this model.
     """
     import orbax.checkpoint as ocp
 
-    state = state.absolute()  # Orbax finds nothing at relative paths
+    weights, stored = stored_training_params(state, weights)
+    require_stored(state.parent, stored, config)
     template: Params = {}
     for entry in mapping_table(config, head=True):
         set_leaf(template, entry.path, 0)
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            tree: Any = checkpointer.metadata(state).item_metadata.tree
-            has_average = bool(jax.tree.leaves(tree.get("ema")))
-            if weights == "ema" and not has_average:
-                raise CheckpointError(f"{state.parent} keeps no moving average of the parameters (ema).")
-            key = "params" if weights == "last" or not has_average else "ema"
-            item = {key: template}
-            restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype), item)
-            args = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
-            restored = checkpointer.restore(state, args=args)[key]
+    item = {_KEYS[weights]: template}
+    restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype), item)
+    args = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
+    with _naming(state), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        # Orbax finds nothing at relative paths.
+        restored = checkpointer.restore(state.absolute(), args=args)[_KEYS[weights]]
         for entry in mapping_table(config, head=True):
             found = get_leaf(restored, entry.path)
             if np.shape(found) != entry.shape or not isinstance(found, np.ndarray):
-                raise CheckpointError(f"{state.parent}: {'/'.join(entry.path)} is not that of the model beside it.")
-        return restored
+                raise CheckpointError(f"{state.parent}: {'/'.join(entry.path)} is not what its metadata says.")
+    return restored
+
+
+@contextlib.contextmanager
+def _naming(state: Path) -> Generator[None]:
+    """Turns what Orbax and TensorStore raise on damaged files, many types, into an error that names the checkpoint."""
+    try:
+        yield
     except CheckpointError:
         raise
-    except Exception as error:  # noqa: BLE001  Orbax and TensorStore raise many types on damaged files
+    except Exception as error:  # noqa: BLE001
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{state.parent} is not a readable training checkpoint ({reason}).") from None

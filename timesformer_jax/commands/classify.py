@@ -136,9 +136,10 @@ class Classify:
         return failures
 
     def _print_error(self, video: str, error: VideoError) -> None:
-        say(str(error))
+        message = str(error) if video in str(error) else f"{video}: {error}"
+        say(message)
         if self.json:
-            print(json.dumps({"video": video, "error": str(error)}), flush=True)
+            print(json.dumps({"video": video, "error": message}), flush=True)
 
 
 def _counting(description: str, stack: contextlib.ExitStack) -> Callable[[int, int], None]:

@@ -55,8 +55,9 @@ class Summary:
 
     def _config(self) -> tuple[Any, bool]:
         """The configuration, and whether there is a classifier."""
-        from ..config import PRESETS, TimesformerConfig
+        from ..config import TimesformerConfig
         from ..inspection import inspect_checkpoint
+        from ..presets import PRESETS
 
         if self.model in PRESETS:
             return TimesformerConfig.preset(self.model), True

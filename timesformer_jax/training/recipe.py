@@ -6,10 +6,10 @@ Light to import: the command line shows it before anything else is loaded.
 import dataclasses
 from typing import Any, Literal
 
-from ..config import PRESETS as ARCHITECTURES
 from ..config import AttentionOrder, AttentionType, PositionEmbeddingType, TimesformerConfig
 from ..errors import ConfigError
 from ..options import DTypeName
+from ..presets import PRESETS as ARCHITECTURES
 from ..rematerialization import Remat
 from ..sharding import MeshConfig
 from .data import Augmentation, DataConfig
