@@ -45,7 +45,8 @@ def test_a_look_at_a_video(explorer: Explorer, video: tuple[Path, str], tmp_path
     expected = explorer.classify(path, top_k=5)
     assert [(p.label, p.logit) for p in seen.predictions] == [(p.label, pytest.approx(p.logit)) for p in expected]
     assert seen.predictions[0].label == name
-    assert Image.open(seen.picture).size[0] > 1000
+    with Image.open(seen.picture) as picture:
+        assert picture.width > 1000
     assert seen.animation is None
     (tmp_path / "bad.mp4").write_text("no video")
     with pytest.raises(VideoError, match=r"bad\.mp4"):
@@ -96,8 +97,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("app") / "log"
     command = [str(Path(sys.executable).parent / "timesformer"), "app", "--port", str(port)]
+    # A shell's background jobs ignore interrupts, and so would the page that these tests start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with log.open("w") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    signal.signal(signal.SIGINT, before)
     try:
         assert process.stdout is not None
         line = process.stdout.readline().strip()
@@ -105,7 +109,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
         yield line
     finally:
         process.send_signal(signal.SIGINT)
-        code = process.wait(SECONDS)
+        try:
+            code = process.wait(SECONDS)
+        finally:
+            process.kill()
     assert code == 0
     expected = ["loading Gradio ...", "loading motion-tiny ...", "the page is served until you press Ctrl-C:", "closed"]
     assert log.read_text().splitlines() == expected
