@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from timesformer_jax.app import import_gradio, serve, write_examples
+from timesformer_jax.app import serve, write_examples
 from timesformer_jax.cli import main
 from timesformer_jax.errors import TimesformerError, VideoError
 from timesformer_jax.explorer import Explorer
@@ -79,7 +79,6 @@ def test_without_gradio(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.mark.filterwarnings("ignore")  # of Gradio's own
 def test_a_port_that_is_taken(explorer: Explorer) -> None:
     pytest.importorskip("gradio")
-    import_gradio()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -105,7 +104,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline().strip()
-        assert line == f"http://127.0.0.1:{port}/", log.read_text()
+        assert line == f"http://127.0.0.1:{port}", log.read_text()
         yield line
     finally:
         process.send_signal(signal.SIGINT)

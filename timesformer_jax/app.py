@@ -9,7 +9,9 @@ machine without a network.
 
 import contextlib
 import os
+import socket
 import tempfile
+import threading
 import warnings
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -33,14 +35,13 @@ _DEFAULT = -1
 
 
 @contextlib.contextmanager
-def serve(explorer: Explorer, *, host: str = "127.0.0.1", port: int = 7860, share: bool = False) -> Generator[str]:
+def serve(explorer: Explorer, *, host: str = "127.0.0.1", port: int = 7860) -> Generator[str]:
     """Serves the page until the context is left.
 
     Args:
         explorer: what the page asks.
         host: the address to listen at; 0.0.0.0 lets other machines in.
         port: to listen at.
-        share: also make a public link, through Gradio's servers.
 
     Yields:
         The page's address.
@@ -49,28 +50,35 @@ def serve(explorer: Explorer, *, host: str = "127.0.0.1", port: int = 7860, shar
         TimesformerError: Gradio is not installed, or it can't listen there.
     """
     gradio = import_gradio()
-    with tempfile.TemporaryDirectory(prefix="timesformer-app-") as directory:
-        page = build_page(explorer, Path(directory))
+    import fastapi
+    import uvicorn
+
+    try:
+        listening = socket.create_server((host, port))
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TimesformerError(
+            f"the page can't be served at {host}, port {port} ({reason}); choose another --port or --host."
+        ) from None
+    with listening, tempfile.TemporaryDirectory(prefix="timesformer-app-") as directory:
+        # Not `launch`, which asks the page for itself first: a proxy or a busy machine makes it give up.
+        app = gradio.mount_gradio_app(
+            fastapi.FastAPI(),
+            build_page(explorer, Path(directory)),
+            path="/",
+            ssr_mode=False,
+            footer_links=[],
+            # Gradio's own themes load their fonts from elsewhere.
+            theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        )
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
         try:
-            _, local, public = page.launch(
-                server_name=host,
-                server_port=port,
-                share=share,
-                quiet=True,
-                prevent_thread_lock=True,
-                ssr_mode=False,
-                footer_links=[],
-                # Gradio's own themes load their fonts from elsewhere.
-                theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-            )
-        except OSError as error:
-            raise TimesformerError(
-                f"the page can't be served at {host}, port {port} ({error}); choose another --port or --host."
-            ) from None
-        try:
-            yield public or local
+            yield f"http://{host}:{listening.getsockname()[1]}"
         finally:
-            page.close(verbose=False)
+            server.should_exit = True
+            thread.join(timeout=10)
 
 
 def import_gradio() -> Any:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from ..options import Flag, Loading
+from ..options import Loading
 from ..progress import say, step
 
 
@@ -20,14 +20,12 @@ class App:
         model: a converted or Transformers directory, a weights file, or a Hub id.
         host: the address to listen at; 0.0.0.0 lets other machines in.
         port: to listen at.
-        share: also make a public link, through Gradio's servers, to a page that anybody can open.
         loading: how the checkpoint is loaded.
     """
 
     model: str = "motion-tiny"
     host: str = "127.0.0.1"
     port: int = 7860
-    share: Flag = False
     loading: Annotated[Loading, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Loading)
 
     def run(self) -> int:
@@ -38,7 +36,7 @@ class App:
             import_gradio()
         with step(f"loading {self.model}"):
             explorer = Explorer.load(self.model, **self.loading.options())
-        with serve(explorer, host=self.host, port=self.port, share=self.share) as address:
+        with serve(explorer, host=self.host, port=self.port) as address:
             say("the page is served until you press Ctrl-C:")
             print(address, flush=True)
             try:
