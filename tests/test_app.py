@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from timesformer_jax.app import serve, write_examples
+from timesformer_jax.app import listen, write_examples
 from timesformer_jax.cli import main
 from timesformer_jax.errors import TimesformerError, VideoError
 from timesformer_jax.explorer import Explorer
@@ -75,16 +75,15 @@ def test_without_gradio(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     assert "pip install 'gradio" in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of Gradio's own
-def test_a_port_that_is_taken(explorer: Explorer) -> None:
-    pytest.importorskip("gradio")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+def test_a_port_that_is_taken() -> None:
+    with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(TimesformerError, match=f"port {port}.*another --port"), serve(explorer, port=port):
-            pass
+        with pytest.raises(TimesformerError, match=rf"port {port} \(Address already in use.*another --port"):
+            listen("127.0.0.1", port)
+    with pytest.raises(TimesformerError, match="port 70000"):
+        listen("127.0.0.1", 70000)
+    with pytest.raises(TimesformerError, match=r"192\.0\.2\.1"):  # reserved for documentation: nobody's
+        listen("192.0.2.1", 0)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +111,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
             code = process.wait(SECONDS)
         finally:
             process.kill()
+            process.communicate()
     assert code == 0
     expected = ["loading Gradio ...", "loading motion-tiny ...", "the page is served until you press Ctrl-C:", "closed"]
     assert log.read_text().splitlines() == expected

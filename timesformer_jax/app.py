@@ -53,14 +53,7 @@ def serve(explorer: Explorer, *, host: str = "127.0.0.1", port: int = 7860) -> G
     import fastapi
     import uvicorn
 
-    try:
-        listening = socket.create_server((host, port))
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise TimesformerError(
-            f"the page can't be served at {host}, port {port} ({reason}); choose another --port or --host."
-        ) from None
-    with listening, tempfile.TemporaryDirectory(prefix="timesformer-app-") as directory:
+    with listen(host, port) as listening, tempfile.TemporaryDirectory(prefix="timesformer-app-") as directory:
         # Not `launch`, which asks the page for itself first: a proxy or a busy machine makes it give up.
         app = gradio.mount_gradio_app(
             fastapi.FastAPI(),
@@ -79,6 +72,21 @@ def serve(explorer: Explorer, *, host: str = "127.0.0.1", port: int = 7860) -> G
         finally:
             server.should_exit = True
             thread.join(timeout=10)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        TimesformerError: it can't be had: somebody else listens there, or the address is none of this machine's.
+    """
+    try:
+        return socket.create_server((host, port))
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TimesformerError(
+            f"the page can't be served at {host}, port {port} ({reason}); choose another --port or --host."
+        ) from None
 
 
 def import_gradio() -> Any:
