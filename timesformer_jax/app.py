@@ -83,7 +83,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port))
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
         raise TimesformerError(
             f"the page can't be served at {host}, port {port} ({reason}); choose another --port or --host."
         ) from None
