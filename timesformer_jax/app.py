@@ -137,12 +137,7 @@ def build_page(explorer: Explorer, directory: Path) -> Any:
         scores = {prediction.label: prediction.score for prediction in seen.predictions}
         return scores, str(seen.picture), seen.animation and str(seen.animation)
 
-    def show_choices(method: Method) -> Any:
-        of_layer = gradio.update(visible=method in ("attention", "temporal"))
-        of_patch = gradio.update(visible=method == "temporal" and grid is not None)
-        return of_layer, of_layer, gradio.update(visible=method == "relevance"), of_patch, of_patch
-
-    def dropdown(label: str, default: str, options: Iterable[object], *, visible: bool) -> Any:
+    def dropdown(label: str, default: str, options: Iterable[object], *, visible: bool = True) -> Any:
         choices = [(default, _DEFAULT), *((str(option), number) for number, option in enumerate(options))]
         return gradio.Dropdown(choices, value=_DEFAULT, label=label, visible=visible, min_width=120)
 
@@ -161,12 +156,14 @@ def build_page(explorer: Explorer, directory: Path) -> Any:
                 classes = gradio.Label(label="classes", num_top_classes=CLASSES)
                 method = gradio.Radio([(_NAMES[name], name) for name in methods], value=methods[0], label="show")
                 with gradio.Row():
-                    layer = dropdown("layer", "mean of all", range(config.num_hidden_layers), visible=True)
-                    head = dropdown("head", "mean of all", range(config.num_attention_heads), visible=True)
-                    target = dropdown("class", "the likeliest", names, visible=False)
+                    layer = dropdown("layer (of attention)", "mean of all", range(config.num_hidden_layers))
+                    head = dropdown("head (of attention)", "mean of all", range(config.num_attention_heads))
+                    target = dropdown("class (of relevance)", "the likeliest", names, visible="relevance" in methods)
+                with gradio.Row():
                     rows, columns = grid or (0, 0)
-                    row = dropdown("row of the patch", "middle", range(rows), visible=False)
-                    column = dropdown("column of the patch", "middle", range(columns), visible=False)
+                    has_patches = "temporal" in methods and grid is not None
+                    row = dropdown("row of the patch (in time)", "middle", range(rows), visible=has_patches)
+                    column = dropdown("column of the patch (in time)", "middle", range(columns), visible=has_patches)
         picture = gradio.Image(label="frames and attention", type="filepath", format="png", interactive=False)
         animation = gradio.Image(label="in motion", type="filepath", format="gif", interactive=False)
         choices = [layer, head, target, row, column]
@@ -177,7 +174,6 @@ def build_page(explorer: Explorer, directory: Path) -> Any:
             [classes, picture, animation],
             concurrency_limit=1,
         )
-        method.input(show_choices, method, choices, show_progress="hidden")
     return page
 
 
