@@ -80,10 +80,12 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         TimesformerError: it can't be had: somebody else listens there, or the address is none of this machine's.
     """
+    if not 0 <= port < 2**16:
+        raise TimesformerError(f"--port must be from 0 to {2**16 - 1}, not {port}.")
     try:
         return socket.create_server((host, port))
-    except (OSError, OverflowError) as error:
-        reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
+    except OSError as error:
+        reason = str(error.strerror or error).partition(" (while")[0]
         raise TimesformerError(
             f"the page can't be served at {host}, port {port} ({reason}); choose another --port or --host."
         ) from None
