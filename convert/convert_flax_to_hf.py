@@ -53,4 +53,4 @@ class Arguments:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(tyro.cli(Arguments, prog="convert_flax_to_hf").run))
+    sys.exit(run_command(tyro.cli(Arguments, prog="convert_flax_to_hf", config=(tyro.conf.DisallowNone,)).run))

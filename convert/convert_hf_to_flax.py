@@ -53,4 +53,4 @@ class Arguments:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(tyro.cli(Arguments, prog="convert_hf_to_flax").run))
+    sys.exit(run_command(tyro.cli(Arguments, prog="convert_hf_to_flax", config=(tyro.conf.DisallowNone,)).run))

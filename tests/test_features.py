@@ -122,8 +122,9 @@ def test_an_interrupted_run_goes_on_where_it_was(encoder: VideoEncoder, videos: 
     other = dataclasses.replace(encoder, params=jax.tree.map(lambda leaf: leaf + 1, encoder.params))
     with pytest.raises(TimesformerError, match="another model or other settings"):
         extract_features(other, videos, file)
+    finished[1].write_bytes(finished[1].read_bytes()[:-7])  # the machine went down while it was written
     report = extract_features(encoder, videos, file)
-    assert (report.written, report.resumed) == (3, 2)
+    assert (report.written, report.resumed) == (3, 1)
     assert (read_features(file).embeddings["cls"].max(axis=1) > 900).sum() == 1
     assert list(tmp_path.iterdir()) == [file]
 
@@ -131,6 +132,13 @@ def test_an_interrupted_run_goes_on_where_it_was(encoder: VideoEncoder, videos: 
         extract_features(encoder, videos, file)
     assert extract_features(encoder, videos, file, overwrite=True).resumed == 0
     assert read_features(file).embeddings["cls"].max() < 900
+
+
+def test_rows_of_one_file_have_one_shape(encoder: VideoEncoder, videos: list[Path], tmp_path: Path) -> None:
+    uncut = dataclasses.replace(encoder, processor=dataclasses.replace(encoder.processor, do_center_crop=False))
+    with pytest.raises(TimesformerError, match="pass --size"):
+        extract_features(uncut, videos, tmp_path / "f.npz")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_changed_video_is_computed_anew(encoder: VideoEncoder, videos: list[Path], tmp_path: Path) -> None:
@@ -164,9 +172,13 @@ def test_the_command(checkpoint: Path, videos: list[Path], tmp_path: Path, capsy
     assert features.embeddings["cls"].shape == (2, 24)
     assert features.embeddings["cls"].dtype == np.float16
 
+    directory = tmp_path / "directory.npz"
+    directory.mkdir()
     for arguments, reason in (
         ([str(videos[0]), "--out", str(file), *model], "exists already"),
         ([str(videos[0]), "--out", str(tmp_path / "f.txt"), *model], "must end in"),
+        ([str(videos[0]), "--out", str(directory), "--overwrite", *model], "is a directory"),
+        (["--listing", str(missing), "--out", str(tmp_path / "g.npz"), *model], "No such file"),
         (["--out", str(tmp_path / "g.npz"), *model], "no video is given"),
         ([str(missing), "--out", str(tmp_path / "g.npz"), *model], "missing.mp4"),
         ([str(videos[0]), "--out", str(tmp_path / "g.npz"), "--size", "9", "8", *model], "height of 9"),

@@ -7,7 +7,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from .files import write_atomically
-from .overlay import Scale, overlay
+from .overlay import Scale, enlarge, overlay
 from .sample import write_video
 
 _HEIGHT = 224
@@ -34,6 +34,7 @@ def write_animation(
         title: stands above; the number of the frame is added.
         frames_per_second: None lets the clip last about four seconds.
     """
+    frames = enlarge(frames, _HEIGHT)
     pictures = [
         _picture(frame, laid_over, scale, f"{title}, frame {i + 1} of {len(frames)}")
         for i, (frame, laid_over) in enumerate(zip(frames, overlay(frames, maps, scale), strict=True))
@@ -53,8 +54,7 @@ def _few_colours(picture: Image.Image) -> Image.Image:
 
 
 def _picture(frame: np.ndarray, laid_over: np.ndarray, scale: Scale, title: str) -> Image.Image:
-    enlarged = max(1, -(-_HEIGHT // frame.shape[0]))
-    height, width = frame.shape[0] * enlarged, frame.shape[1] * enlarged
+    height, width = frame.shape[:2]
     font = ImageFont.load_default(_TEXT)
     labels = [f"{value:.3g}" for value in (scale.highest, scale.lowest)]
     label_width = max(int(np.ceil(font.getlength(label))) for label in labels)
@@ -68,8 +68,7 @@ def _picture(frame: np.ndarray, laid_over: np.ndarray, scale: Scale, title: str)
     draw = ImageDraw.Draw(picture)
     draw.text((_MARGIN, _MARGIN // 2), title, "black", font)
     for i, side in enumerate((frame, laid_over)):
-        shown = Image.fromarray(side).resize((width, height), Image.Resampling.BICUBIC)
-        picture.paste(shown, (_MARGIN + i * (width + _MARGIN), line))
+        picture.paste(Image.fromarray(side), (_MARGIN + i * (width + _MARGIN), line))
     values = np.linspace(scale.highest, scale.lowest, height)[:, None].repeat(_BAR, axis=1)
     picture.paste(Image.fromarray(scale.colours(values)), (right, line))
     beside = right + _BAR + _MARGIN // 2

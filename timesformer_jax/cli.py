@@ -3,16 +3,19 @@
 import dataclasses
 import logging
 import os
+import platform
 import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
 from .commands.ablate import Ablate
+from .commands.app import App
 from .commands.classify import Classify
 from .commands.demo import Demo
 from .commands.evaluate import Evaluate
@@ -32,6 +35,7 @@ from .progress import say
 
 COMMANDS: dict[str, Any] = {
     "ablate": Ablate,
+    "app": App,
     "classify": Classify,
     "demo": Demo,
     "evaluate": Evaluate,
@@ -97,15 +101,22 @@ def refuse_urls(command: Any) -> None:
             )
 
 
+def _marks(name: str) -> tuple[Any, ...]:
+    """How tyro is to read a command. Only a recipe has options that None can be told against another default."""
+    return tyro.conf.subcommand(name), *(() if name == "train" else (tyro.conf.DisallowNone,))
+
+
 if TYPE_CHECKING:
     Command = Any
 else:  # tyro reads it: one of the classes, chosen by its name
-    Command = Union[tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items())]  # noqa: UP007
+    Command = Union[tuple(Annotated[kind, *_marks(name)] for name, kind in COMMANDS.items())]  # noqa: UP007
 
 
 @dataclasses.dataclass(frozen=True)
 class Timesformer:
     """TimeSformer video classification in JAX.
+
+    `timesformer COMMAND --help` tells the options of a command, `timesformer --version` what is installed.
 
     Attributes:
         command: what to do.
@@ -115,12 +126,21 @@ class Timesformer:
     """
 
     command: Annotated[Command, tyro.conf.arg(name="")]
-    compilation_cache: Path | None = None
+    compilation_cache: tyro.conf.DisallowNone[Path | None] = None
     no_compilation_cache: Flag = False
+
+
+def _versions() -> str:
+    """Of what a report of a problem should name."""
+    names = ("timesformer-jax", "jax", "flax")
+    return ", ".join([*(f"{name} {version(name)}" for name in names), f"Python {platform.python_version()}"])
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point of the `timesformer` command."""
+    if list(sys.argv[1:] if args is None else args) == ["--version"]:
+        print(_versions())
+        return 0
     given = tyro.cli(Timesformer, args=args, prog="timesformer", config=(tyro.conf.CascadeSubcommandArgs,))
 
     def run() -> int:

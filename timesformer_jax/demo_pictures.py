@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from .attention_maps import attention_maps, patches_beside_cls
-from .overlay import COLOURS, Scale, overlay
+from .attention_maps import attention_maps
+from .overlay import COLOURS, Scale, enlarge, overlay
 from .predictions import Prediction
+from .rollout import attention_rollout
 from .schemes import has_temporal_attention
 from .video_encoder import VideoEncoder
 from .visualization import shown_frames
@@ -20,7 +22,7 @@ _BLUE, _GRAY, _RED = "#2a6fbb", "#b9bec5", "#c44536"
 
 
 def example_figure(encoder: VideoEncoder, clip: Clip, label: str, predictions: Sequence[Prediction]) -> Figure:
-    """One video: its frames, where CLS looks in each, how sure the model is, and how its patches look through time.
+    """One video: its frames, where CLS comes from in each, how sure the model is, and how a patch looks through time.
 
     Args:
         encoder: the model.
@@ -29,24 +31,22 @@ def example_figure(encoder: VideoEncoder, clip: Clip, label: str, predictions: S
         predictions: what the model says of it, best first.
     """
     pixel_values = encoder.processor(clip)
-    space = attention_maps(encoder.model, encoder.params, pixel_values).space[:, 0].mean(axis=1)
-    maps = space[-1]
+    shares, own = attention_rollout(encoder.model, encoder.params, pixel_values)
+    maps = shares[0] / ((1 - own[0]) / shares[0].size)
+    scale = Scale.of(maps, "share / even share")
     divided = has_temporal_attention(encoder.model.config)
-    # CLS attends to itself as well.
-    maps = maps * (1 + patches_beside_cls(encoder.model.config, len(maps), maps.shape[1:]))
-    scale = Scale.of(maps, "attention / even attention")
     shown = shown_frames(len(clip))
 
-    figure = Figure(figsize=(12, 6.6), layout="constrained")
+    figure = Figure(figsize=(12, 6.2), layout="constrained")
     verdict = "right" if predictions[0].label == label else "wrong"
     figure.suptitle(
         f"a test video of the class “{label}”; the model says “{predictions[0].label}” "
         f"({predictions[0].score:.1%}), which is {verdict}",
         fontsize=13,
     )
-    parts: Any = figure.subfigures(2, 1, height_ratios=[1.15, 1])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1.25, 1])
     axes: Any = parts[0].subplots(2, len(shown), squeeze=False)
-    laid_over = overlay(_enlarged(clip[shown]), maps[shown], scale)
+    laid_over = overlay(enlarge(clip[shown], 128), maps[shown], scale)
     for column, index in enumerate(shown):
         axes[0, column].imshow(clip[index])
         axes[1, column].imshow(laid_over[column])
@@ -54,17 +54,21 @@ def example_figure(encoder: VideoEncoder, clip: Clip, label: str, predictions: S
         for row in (0, 1):
             axes[row, column].set(xticks=[], yticks=[])
     axes[0, 0].set_ylabel("the video", fontsize=10)
-    axes[1, 0].set_ylabel("where CLS looks\n(last layer)", fontsize=10)
+    axes[1, 0].set_ylabel("where CLS comes from\n(attention rollout)", fontsize=10)
     _colour_bar(parts[0], axes[1, :], scale)
 
-    lower: Any = parts[1].subplots(1, 2 if divided else 1, squeeze=False, width_ratios=[1.5, 1][: 1 + divided])[0]
+    lower: Any = parts[1].subplots(1, 2 if divided else 1, squeeze=False, width_ratios=[1.1, 1][: 1 + divided])[0]
     _draw_scores(lower[0], label, predictions)
     if divided:
         brightest = np.unravel_index(int(maps.sum(axis=0).argmax()), maps.shape[1:])
         patch = int(brightest[0]), int(brightest[1])
         time = attention_maps(encoder.model, encoder.params, pixel_values, patch=patch).time
         assert time is not None
-        _draw_time(parts[1], lower[1], time[-1, 0].mean(axis=0), patch)
+        _draw_time(parts[1], lower[1], time[-1, 0].mean(axis=0))
+        height, width = (side / count for side, count in zip(clip.shape[1:3], maps.shape[1:], strict=True))
+        for one in axes[0]:
+            place = (patch[1] * width - 0.5, patch[0] * height - 0.5)
+            one.add_patch(Rectangle(place, width, height, fill=False, edgecolor="white", linewidth=1.5))
     return figure
 
 
@@ -82,18 +86,18 @@ def _draw_scores(axes: Any, label: str, predictions: Sequence[Prediction]) -> No
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_time(figure: Any, axes: Any, attention: Float[np.ndarray, "t t"], patch: tuple[int, int]) -> None:
+def _draw_time(figure: Any, axes: Any, attention: Float[np.ndarray, "t t"]) -> None:
     count = len(attention)
     scale = Scale.of(attention, "attention probability")
     edges = (0.5, count + 0.5, count + 0.5, 0.5)
-    axes.imshow(attention, COLOURS, vmin=scale.lowest, vmax=scale.highest, extent=edges)
+    axes.imshow(attention, COLOURS, vmin=scale.lowest, vmax=scale.highest, extent=edges, aspect="auto")
     ticks = shown_frames(count) + 1
     axes.set_xticks(ticks)
     axes.set_yticks(ticks)
     axes.set(
         xlabel="attended frame",
         ylabel="attending frame",
-        title=f"temporal attention (last layer),\npatch in row {patch[0] + 1}, column {patch[1] + 1}",
+        title="temporal attention of the framed patch\n(last layer, mean of the heads)",
     )
     _colour_bar(figure, [axes], scale)
 
@@ -149,11 +153,6 @@ def _smooth(values: Sequence[float]) -> Float[np.ndarray, " n"]:
     width = max(1, min(41, len(array) // 10)) | 1
     kernel = np.ones(width)
     return np.convolve(array, kernel, "same") / np.convolve(np.ones(len(array)), kernel, "same")
-
-
-def _enlarged(frames: Clip, factor: int = 4) -> Clip:
-    """So that colours laid over small frames come out smooth."""
-    return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def _colour_bar(figure: Any, axes: Any, scale: Scale) -> None:

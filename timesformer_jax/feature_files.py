@@ -64,14 +64,19 @@ class Contents:
         return {name: json.dumps(value) for name, value in notes.items()}
 
 
-def require_writable(file: Path) -> None:
+def require_writable(file: Path, *, overwrite: bool) -> None:
     """Checks, before anything is computed, that such a file can be written.
 
     Raises:
-        TimesformerError: its suffix is not known, or parquet is asked for and pyarrow is missing.
+        TimesformerError: its suffix is not known, it is a directory, it exists already and may not be overwritten, or
+            parquet is asked for and pyarrow is missing.
     """
     if file.suffix not in SUFFIXES:
         raise TimesformerError(f"{file} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
+    if file.is_dir():
+        raise TimesformerError(f"{file} is a directory; choose another name.")
+    if file.exists() and not overwrite:
+        raise TimesformerError(f"{file} exists already; choose another name or pass --overwrite.")
     if file.suffix == ".parquet":
         _pyarrow(file)
 

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from .checkpoints.mapping import Params
@@ -111,20 +112,23 @@ def extract_features(
         failed: told of each video that can't be read.
 
     Raises:
-        TimesformerError: the file exists, has another suffix, or an unfinished run beside it had other settings.
+        TimesformerError: the file exists, has another suffix, an unfinished run beside it had other settings, or videos
+            of different shapes would come out in different shapes.
     """
     file = Path(file)
-    require_writable(file)
-    if file.exists() and not overwrite:
-        raise TimesformerError(f"{file} exists already; choose another name or pass --overwrite.")
+    require_writable(file, overwrite=overwrite)
     if not kinds or batch_size < 1:
         raise TimesformerError("at least one kind of embedding and a batch of at least one video are needed.")
+    if not encoder.processor.do_center_crop:  # rows of one file have one shape
+        raise TimesformerError(
+            f"the preprocessing of {encoder.name} leaves each video its own shape; pass --size HEIGHT WIDTH."
+        )
     kinds = tuple(dict.fromkeys(kinds))
     settings = _settings(encoder, kinds, storage)
     partial = _open_partial(file, settings, overwrite)
 
     paths = {str(video): partial / f"{_key(Path(video))}.safetensors" for video in videos}
-    finished = {name for name, path in paths.items() if path.is_file()}
+    finished = {name for name, path in paths.items() if _is_whole(path)}
     done(len(finished))
     failures: dict[str, str] = {}
     clips = _read_ahead(encoder, [name for name in paths if name not in finished], batch_size + 1)
@@ -213,9 +217,14 @@ def _settings(encoder: VideoEncoder, kinds: Sequence[str], storage: str) -> dict
     }
 
 
+def unfinished(file: Path) -> Path:
+    """Where finished videos are kept until all are done."""
+    return file.with_name(f"{file.name}.unfinished")
+
+
 def _open_partial(file: Path, settings: dict[str, Any], overwrite: bool) -> Path:
     """The directory of finished videos beside a file, new or of an earlier run with the same settings."""
-    partial = file.with_name(f"{file.name}.unfinished")
+    partial = unfinished(file)
     notes = partial / "settings.json"
     try:
         known = json.loads(notes.read_text(encoding="utf-8"))
@@ -233,6 +242,15 @@ def _open_partial(file: Path, settings: dict[str, Any], overwrite: bool) -> Path
     with write_atomically(notes) as temporary:
         temporary.write_text(json.dumps(settings), encoding="utf-8")
     return partial
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a finished video's embeddings are there, and were not cut short when the machine went down."""
+    try:
+        with safe_open(path, "np"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 def _key(video: Path) -> str:

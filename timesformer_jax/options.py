@@ -10,6 +10,9 @@ from .config import AttentionOrder, AttentionType, PositionEmbeddingType
 
 DTypeName = Literal["float32", "bfloat16", "float64"]
 WeightsName = Literal["float", "int8"]
+Method = Literal["attention", "temporal", "rollout", "relevance", "embeddings"]
+"""A way of looking at a clip, see looking.py."""
+METHODS: tuple[Method, ...] = ("attention", "temporal", "rollout", "relevance", "embeddings")
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """A switch that is off unless named."""
 
@@ -28,7 +31,7 @@ class Hub:
     revision: str | None = None
     token: str | None = None
     cache_dir: Path | None = None
-    offline: bool = False
+    offline: Flag = False
 
     def options(self) -> Any:
         """For the checkpoints' loader."""

@@ -41,6 +41,12 @@ class Scale:
         return colour_map((values - self.lowest) / (self.highest - self.lowest), bytes=True)[..., :3]
 
 
+def enlarge(frames: UInt8[np.ndarray, "t h w 3"], height: int) -> UInt8[np.ndarray, "t big_h big_w 3"]:
+    """Small frames, each pixel as a square of several, at least so high: colours laid over them come out smooth."""
+    factor = max(1, -(-height // frames.shape[1]))
+    return frames.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
 def overlay(
     frames: UInt8[np.ndarray, "t h w 3"], maps: Float[np.ndarray, "t rows columns"], scale: Scale
 ) -> UInt8[np.ndarray, "t h w 3"]:

@@ -7,7 +7,7 @@ Figures are matplotlib's, made without its global state; save them with `save_fi
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -19,11 +19,20 @@ from matplotlib.patches import Rectangle
 from .checkpoints.mapping import Params
 from .files import write_atomically
 from .layerwise import Model, backbone
-from .overlay import COLOURS, Scale, overlay
+from .overlay import COLOURS, Scale, enlarge, overlay
 from .schemes import has_position_embeddings
 
 _MOST_FRAMES = 8
 """That one picture shows; of longer clips it shows so many, evenly spread."""
+
+_WIDTH = 13.0
+"""Of the frames beside each other, in inches: about so much, but neither tiny nor huge."""
+
+_SMOOTH = 192
+"""Pixels in the height of a frame, at least, that colours are laid over."""
+
+_MATRIX_WIDTH, _STRIP_HEIGHT = 5.4, 0.7
+"""Of the two parts of the temporal picture, in inches."""
 
 _DOTS_PER_INCH = 120
 
@@ -48,11 +57,13 @@ def overlay_figure(
     shown = shown_frames(len(frames))
     if len(shown) < len(frames):
         title = f"{title} ({len(shown)} of {len(frames)} frames)"
-    height, width = 1.5, 1.5 * frames.shape[2] / frames.shape[1]
-    figure = _figure(max(width * len(shown) + 1.4, 5.0), 2 * height + 0.9, title)
+    aspect = frames.shape[2] / frames.shape[1]
+    height = float(np.clip(_WIDTH / (aspect * len(shown)), 1.2, 3.5))
+    figure = _figure(max(aspect * height * len(shown) + 1.4, 5.0), 2 * height + 0.9, title, layout="compressed")
+    frames = enlarge(frames[shown], _SMOOTH)
     axes: Any = figure.subplots(2, len(shown), squeeze=False)
-    for column, (index, laid_over) in enumerate(zip(shown, overlay(frames[shown], maps[shown], scale), strict=True)):
-        for row, picture in enumerate((frames[index], laid_over)):
+    for column, (index, laid_over) in enumerate(zip(shown, overlay(frames, maps[shown], scale), strict=True)):
+        for row, picture in enumerate((frames[column], laid_over)):
             axes[row, column].imshow(picture)
             axes[row, column].set_axis_off()
         axes[0, column].set_title(f"frame {index + 1}", fontsize=9)
@@ -76,32 +87,36 @@ def temporal_figure(
         patch_shape: (height, width) of a patch in pixels.
         title: of the picture.
     """
-    figure = _figure(10.5, 5.4, title)
-    halves: Any = figure.subfigures(1, 2, width_ratios=[1, 1.6])
-    left, right = halves
-    (top, y), (x, patch_width) = (
-        (patch[0] * patch_shape[0], patch_shape[0]),
-        (patch[1] * patch_shape[1], patch_shape[1]),
+    count, (frame_height, frame_width) = len(frames), frames.shape[1:3]
+    (row, height), (column, width) = (
+        (place * pixels, pixels) for place, pixels in zip(patch, patch_shape, strict=True)
     )
+    left_width = float(np.clip(4.6 * frame_width / frame_height, 1.8, 5.5))
+    figure = _figure(left_width + _MATRIX_WIDTH + 1.2, 5.4, title)
+    halves: Any = figure.subfigures(1, 2, width_ratios=[left_width, _MATRIX_WIDTH + 1.2])
+    left, right = halves
     where: Any = left.subplots()
     where.imshow(frames[0])
-    where.add_patch(Rectangle((x - 0.5, top - 0.5), patch_width, y, fill=False, edgecolor="cyan", linewidth=2))
+    edges = (column - 0.5, row - 0.5)
+    where.add_patch(Rectangle(edges, width, height, fill=False, edgecolor="cyan", linewidth=2))
     where.set_title(f"patch in row {patch[0]}, column {patch[1]}", fontsize=9)
     where.set_axis_off()
 
     strip, matrix = right.subplots(2, 1, height_ratios=[1, 5], sharex=True)
+    shown = _middles(count)
     # The patch with its neighbours: sixteen pixels alone tell a person little.
-    rows = slice(max(top - y, 0), top + 2 * y)
-    columns = slice(max(x - patch_width, 0), x + 2 * patch_width)
-    count = len(frames)
-    strip.imshow(np.concatenate(list(frames[:, rows, columns]), axis=1), aspect="auto", extent=(0.5, count + 0.5, 0, 1))
+    rows, columns = slice(max(row - height, 0), row + 2 * height), slice(max(column - width, 0), column + 2 * width)
+    cell = _MATRIX_WIDTH / len(shown) / _STRIP_HEIGHT
+    cells = [_widened(frames[index, rows, columns], cell) for index in shown]
+    strip.imshow(np.concatenate(cells, axis=1), aspect="auto", extent=(0.5, count + 0.5, 0, 1))
     strip.set_yticks([])
     strip.tick_params(bottom=False, labelbottom=False)
+    strip.spines[:].set_visible(False)
     strip.set_title("the patch and its surroundings, over time", fontsize=9)
     scale = Scale.of(attention, "attention probability")
     edges = (0.5, count + 0.5, count + 0.5, 0.5)
     matrix.imshow(attention, COLOURS, vmin=scale.lowest, vmax=scale.highest, aspect="auto", extent=edges)
-    ticks = shown_frames(count) + 1
+    ticks = shown + 1
     matrix.set_xticks(ticks, [str(tick) for tick in ticks])
     matrix.set_yticks(ticks, [str(tick) for tick in ticks])
     matrix.set_xlabel("attended frame")
@@ -159,6 +174,20 @@ def shown_frames(count: int) -> np.ndarray:
     return np.unique(np.round(np.linspace(0, count - 1, min(count, _MOST_FRAMES))).astype(int))
 
 
+def _middles(count: int) -> np.ndarray:
+    """The frames in the middle of at most so many equal parts of a clip as one picture shows."""
+    parts = min(count, _MOST_FRAMES)
+    return ((np.arange(parts) + 0.5) * count / parts).astype(int)
+
+
+def _widened(picture: UInt8[np.ndarray, "h w 3"], aspect: float) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """A picture with white beside it, or above and below, so that its width is so many times its height."""
+    height, width = picture.shape[:2]
+    beside = max(1, round((aspect * height - width) / 2)) if aspect * height > width else 0
+    above = max(0, round((width / aspect - height) / 2))
+    return np.pad(picture, ((above, above), (beside, beside), (0, 0)), constant_values=255)
+
+
 def _ticks(count: int, step: int, offset: float, first: int = 0) -> tuple[list[float], list[str]]:
     """Positions and labels of at most eight ticks."""
     every = -(-count // 8)
@@ -166,8 +195,10 @@ def _ticks(count: int, step: int, offset: float, first: int = 0) -> tuple[list[f
     return [offset + step * number for number in numbers], [str(first + number) for number in numbers]
 
 
-def _figure(width: float, height: float, title: str) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
+def _figure(
+    width: float, height: float, title: str, layout: Literal["constrained", "compressed"] = "constrained"
+) -> Figure:
+    figure = Figure(figsize=(width, height), layout=layout)
     figure.suptitle(title.replace("$", r"\$"), fontsize=11, wrap=True)  # dollars in a label begin no formula
     return figure
 

@@ -1,14 +1,19 @@
 """`timesformer features`: embeddings of many videos into one file."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from ..errors import TimesformerError, VideoError
 from ..options import DTypeName, Flag, Loading, enable_x64
 from ..progress import counter, say, step
+
+if TYPE_CHECKING:
+    from ..features import FeatureReport
+    from ..video_encoder import VideoEncoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,20 +54,37 @@ class Features:
         """Embeds the videos; a bad one is reported and listed in the file, and the others are embedded."""
         from ..feature_files import require_writable
 
-        require_writable(self.out)
+        require_writable(self.out, overwrite=self.overwrite)
         videos = [*self.videos, *self._listed()]
         if not videos:
             raise VideoError("no video is given; name at least one file or directory of pictures.")
         enable_x64(self.dtype)
         with step(f"loading {self.model}"):
-            from ..features import extract_features
+            from ..features import unfinished
             from ..video_encoder import VideoEncoder
 
             encoder = VideoEncoder.from_pretrained(
                 self.model, head=False, dtype=self.dtype, size=self.size, **self.loading.options()
             )
+        try:
+            report = self._extract(encoder, videos)
+        except KeyboardInterrupt:
+            say(f"what is finished is kept in {unfinished(self.out)}; the same command goes on there.")
+            raise
+        if report.resumed:
+            say(f"{report.resumed} videos were finished by an earlier run.")
+        if report.failures:
+            say(f"{len(report.failures)} of {len(videos)} videos could not be read.")
+        if report.file is None:
+            return 2
+        print(report.file)
+        return 1 if report.failures else 0
+
+    def _extract(self, encoder: "VideoEncoder", videos: Sequence[Path]) -> "FeatureReport":
+        from ..features import extract_features
+
         with counter(len(videos), "embedding videos") as done:
-            report = extract_features(
+            return extract_features(
                 encoder,
                 videos,
                 self.out,
@@ -73,20 +95,14 @@ class Features:
                 done=done,
                 failed=lambda _, error: say(str(error)),
             )
-        if report.resumed:
-            say(f"{report.resumed} videos were finished by an earlier run.")
-        if report.failures:
-            say(f"{len(report.failures)} of {len(videos)} videos could not be read.")
-        if report.file is None:
-            return 2
-        print(report.file)
-        return 1 if report.failures else 0
 
     def _listed(self) -> list[Path]:
         if self.listing is None:
             return []
         try:
             lines = self.listing.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise TimesformerError(f"{self.listing} can't be read: {error}.") from None
+        except OSError as error:
+            raise TimesformerError(f"{self.listing} can't be read: {error.strerror or error}.") from None
+        except UnicodeDecodeError:
+            raise TimesformerError(f"{self.listing} is no text in UTF-8; it must name one video a line.") from None
         return [Path(line.strip()) for line in lines if line.strip()]

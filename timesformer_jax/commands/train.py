@@ -12,10 +12,27 @@ from ..progress import say
 from ..training.recipe import PRESETS, TrainConfig
 from ..training.stopping import StopRequest
 
+
+def _description(name: str, recipe: TrainConfig) -> str:
+    """Of a preset, for the list of them."""
+    model = recipe.model
+    match name:
+        case "finetune":
+            return f"Fine-tune a published model, {model.checkpoint} when no other is named, on videos of your own."
+        case "motion":
+            return "The demo's tiny model for videos of moving shapes: about two minutes on two cores."
+        case _:
+            size, data = name.split("-")
+            full = {"k400": "Kinetics-400", "k600": "Kinetics-600", "ssv2": "Something-Something V2"}[data]
+            return f"The paper's {size} model for {full}: {model.num_frames} frames of {model.image_size} pixels."
+
+
 if TYPE_CHECKING:
     Preset = TrainConfig
 else:
-    Preset = tyro.extras.subcommand_type_from_defaults(PRESETS, prefix_names=False)
+    Preset = tyro.extras.subcommand_type_from_defaults(
+        PRESETS, {name: _description(name, recipe) for name, recipe in PRESETS.items()}, prefix_names=False
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,11 +8,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ..errors import TimesformerError
-from ..options import DTypeName, Loading, enable_x64
+from ..options import METHODS, DTypeName, Loading, Method, enable_x64
 from ..progress import say, step
-
-Method = Literal["attention", "temporal", "rollout", "relevance", "embeddings"]
-METHODS: tuple[Method, ...] = ("attention", "temporal", "rollout", "relevance", "embeddings")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +60,8 @@ class Visualize:
         self._require_choices(encoder.model.config, frames.shape[1:3])
         target = _class_index(encoder.model.config, self.target) if "relevance" in methods else None
         with step("looking"):
-            from ..pictures import Choices, draw
+            from ..looking import Choices
+            from ..pictures import draw
 
             choices = Choices(self.layer, self.head, self.patch, target)
             suffix = None if self.animation == "none" else self.animation
@@ -74,16 +72,9 @@ class Visualize:
 
     def _methods(self, encoder: Any) -> tuple[Method, ...]:
         """What was asked for, or all that the model has."""
-        from ..schemes import has_position_embeddings, has_temporal_attention
+        from ..looking import missing_methods
 
-        config = encoder.model.config
-        missing: dict[str, str] = {}
-        if not has_temporal_attention(config):
-            missing["temporal"] = f"{config.attention_type} attention has no step over time alone"
-        if not has_position_embeddings(config):
-            missing["embeddings"] = "it has no position embeddings"
-        if not encoder.model.has_head or config.num_labels == 0:
-            missing["relevance"] = "it has no classifier"
+        missing = missing_methods(encoder)
         for method in self.method:
             if method in missing:
                 raise TimesformerError(f"--method {method} can't be drawn for {self.model}: {missing[method]}.")

@@ -1,0 +1,46 @@
+"""`timesformer app`: a page in the browser to look at videos with a model."""
+
+import dataclasses
+import threading
+from typing import Annotated
+
+import tyro
+
+from ..options import Loading
+from ..progress import say, step
+
+
+@dataclasses.dataclass(frozen=True)
+class App:
+    """Serve a page for the browser: drop a video, see its classes, the frames and what the model attends to.
+
+    Needs Gradio: `pip install 'gradio>=6,<7'`. Videos stay on this machine, and nothing is asked of others.
+
+    Attributes:
+        model: a converted or Transformers directory, a weights file, or a Hub id.
+        host: the address to listen at; 0.0.0.0 lets other machines in.
+        port: to listen at.
+        loading: how the checkpoint is loaded.
+    """
+
+    model: str = "motion-tiny"
+    host: str = "127.0.0.1"
+    port: int = 7860
+    loading: Annotated[Loading, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Loading)
+
+    def run(self) -> int:
+        """Serves the page until it is interrupted."""
+        from ..app import Explorer, import_gradio, serve
+
+        with step("loading Gradio"):
+            import_gradio()
+        with step(f"loading {self.model}"):
+            explorer = Explorer.load(self.model, **self.loading.options())
+        with serve(explorer, host=self.host, port=self.port) as address:
+            say("the page is served until you press Ctrl-C:")
+            print(address, flush=True)
+            try:
+                threading.Event().wait()
+            except KeyboardInterrupt:
+                say("closed")
+        return 0
