@@ -67,7 +67,9 @@ def execute(notebook: Any) -> Any:
     """
     with tempfile.TemporaryDirectory() as directory:
         resources = {"metadata": {"path": directory}}
-        client = NotebookClient(notebook, timeout=1800, kernel_name="python3", resources=resources, record_timing=False)
+        client = NotebookClient(
+            notebook, timeout=1800, kernel_name="python3", resources=resources, record_timing=False, coalesce_streams=True
+        )
         done = client.execute(env=os.environ | ENVIRONMENT)
         for number, cell in enumerate(done.cells):
             cell["id"] = str(number)  # else new ones each time
