@@ -68,7 +68,12 @@ def execute(notebook: Any) -> Any:
     with tempfile.TemporaryDirectory() as directory:
         resources = {"metadata": {"path": directory}}
         client = NotebookClient(
-            notebook, timeout=1800, kernel_name="python3", resources=resources, record_timing=False, coalesce_streams=True
+            notebook,
+            timeout=1800,
+            kernel_name="python3",
+            resources=resources,
+            record_timing=False,
+            coalesce_streams=True,
         )
         done = client.execute(env=os.environ | ENVIRONMENT)
         for number, cell in enumerate(done.cells):
