@@ -14,8 +14,8 @@ T = TypeVar("T")
 
 
 def console() -> Console:
-    """Standard error, as rich writes to it."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    """Standard error, as rich writes to it; in a notebook plain lines, not a display for each."""
+    return Console(stderr=True, highlight=False, soft_wrap=True, force_jupyter=False)
 
 
 def say(message: str) -> None:
