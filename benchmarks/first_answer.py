@@ -76,6 +76,16 @@ def measure(directory: Path, repeats: int) -> dict[str, list[float]]:
     return times
 
 
+def report(directory: Path, repeats: int) -> dict[str, object]:
+    """Measures; prints the medians, and their ratio."""
+    times = measure(directory, repeats)
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+    reference, ours = medians.values()
+    ratio = statistics.median(own / theirs for theirs, own in zip(*times.values(), strict=True))
+    print(f"video file to label, whole process: {reference:.2f} s with Transformers, {ours:.2f} s here, x {ratio:.2f}")
+    return {"seconds": times, "medians": medians, "ratio": ratio}
+
+
 def main() -> None:
     """Prints the medians, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -83,15 +93,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        times = measure(Path(directory), options.repeats)
-    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
-    reference, ours = medians.values()
-    pairs = zip(*times.values(), strict=True)
-    ratio = statistics.median(own / theirs for theirs, own in pairs)
-    print(f"video file to label, whole process: {reference:.2f} s with Transformers, {ours:.2f} s here, x {ratio:.2f}")
+        results = report(Path(directory), options.repeats)
     if options.json:
-        report = {"seconds": times, "medians": medians, "ratio": ratio}
-        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ median of the ratios counts. Here: the folded model, clip after clip on a CPU. T
 `torch.inference_mode()`.
 
 The limit is what the matrix products of the forward pass take by themselves, in the same run: the same shapes, nothing
-between them. (From a video file to its label: first_answer.py.)
+between them. After the standard rows: whole processes, from a video file to its label (first_answer.py).
 """
 
 import argparse
@@ -27,6 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import first_answer
 import numpy as np
 
 ATTENTION_TYPES = {"divided": "divided_space_time", "joint": "joint_space_time", "space": "space_only"}
@@ -282,8 +283,11 @@ def main() -> None:
                 result["peak bytes"] = {side: peak(name, directory, side) for side in sides}
             results.append(result)
             print(table_line(result), flush=True)
+        report: dict[str, Any] = {"machine": description, "rows": results}
+        if options.rows == list(STANDARD):
+            report["video file to label"] = first_answer.report(directory, options.repeats)
         if options.json:
-            options.json.write_text(json.dumps({"machine": description, "rows": results}, indent=2) + "\n")
+            options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":
