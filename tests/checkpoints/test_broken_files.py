@@ -582,7 +582,8 @@ def test_an_interrupt_leaves_everything_as_it_was(originals: Path, tmp_path: Pat
     before = contents_of(target)
     # The first file that is renamed or closed inside the temporary directory stops and says so.
     pause = f"""
-import pathlib, time, timesformer_jax.checkpoints, timesformer_jax.conversion, timesformer_jax.pretrained
+import pathlib, signal, time, timesformer_jax.checkpoints, timesformer_jax.conversion, timesformer_jax.pretrained
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without it
 def paused(*args, **kwargs):
     pathlib.Path({str(ready)!r}).touch()
     time.sleep(60)

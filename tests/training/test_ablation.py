@@ -220,6 +220,7 @@ class TestCases:
     def brief(self, quick_compile: None, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ablation_case, "_SECONDS", 0.0)
 
+    @pytest.mark.slow
     def test_costs(self, videos: Path) -> None:
         config = dataclasses.replace(recipe(videos), accumulation=1)  # less to compile
         found = attempt(Case(config, None, ablation_case.Views()))
@@ -339,6 +340,7 @@ class TestReport:
         assert (row.accuracy, row.seeds, row.parameters) == (None, 0, 1000)
 
 
+@pytest.mark.slow
 def test_cost_against_frames_and_crop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablation_plots, "FRAMES", (8, 96))
     monkeypatch.setattr(ablation_plots, "SIZES", (224, 560))
