@@ -264,3 +264,20 @@ def test_the_tpu_compiler_takes_the_step() -> None:
     assert "fits" in result.stdout
     assert "all-to-all" in result.stdout
     assert "tokens all-gathered: 0.0 MB" in result.stdout
+
+
+def test_a_mesh_that_cuts_through_the_axes_of_the_interconnect() -> None:
+    """64 x 4 on 16 x 16 chips."""
+    pytest.importorskip("libtpu")
+    script = """
+from jax.experimental import topologies
+from timesformer_jax.sharding import MeshConfig, make_mesh
+devices = topologies.get_topology_desc(platform="tpu", topology_name="v6e:16x16").devices
+print(dict(make_mesh(MeshConfig(fsdp=4), devices).shape))
+"""
+    variables = {"TPU_ACCELERATOR_TYPE": "v6e-256", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_SKIP_MDS_QUERY": "1"}
+    environment = os.environ | variables | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment
+    )
+    assert result.stdout.strip() == "{'data': 64, 'fsdp': 4, 'tensor': 1, 'frames': 1}", result.stderr

@@ -23,6 +23,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from .errors import ConfigError
@@ -148,7 +149,12 @@ def make_mesh(config: MeshConfig | None = None, devices: Sequence[Any] | None = 
     devices = jax.devices() if devices is None else devices
     shape = (config or MeshConfig()).shape(len(devices))
     # Auto: the partitioner fills in what the constraints leave open.
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    types = (AxisType.Auto,) * len(AXES)
+    try:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    except NotImplementedError:  # no whole axes of the interconnect make these: 64 x 4 on 16 x 16 chips
+        placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(placed, AXES, axis_types=types)
 
 
 @contextlib.contextmanager

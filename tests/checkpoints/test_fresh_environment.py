@@ -26,7 +26,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", directory], check=True, timeout=120)
     python = directory / "bin" / "python"
     # Transformers' configs need no torch; its models are tried in test_conversion.py.
-    packages = [str(ROOT), "transformers>=5", "pytest", "beartype"]
+    packages = [str(ROOT), "transformers>=5", "pytest", "pytest-xdist", "beartype"]
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
     subprocess.run(install, check=True, timeout=600)
     return python

@@ -186,7 +186,7 @@ with joined(ProcessOptions(coordinator=address, count=2, index=index)):
 
     checkpoints = Checkpoints(directory, Checkpointing(keep=10))
     for step in (1, 2):
-        checkpoints.save(state_at(step), {"data": step}, None)
+        checkpoints.save(state_at(step), {"data": step})
     checkpoints.wait()
     checkpoints.close()
     if index == 1:  # the numbers are there in no other process

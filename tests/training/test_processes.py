@@ -94,13 +94,15 @@ def assert_undisturbed(run: Path, alone: Path, steps: int) -> None:
 @pytest.mark.slow
 def test_the_life_of_a_job(videos: Path, tmp_path: Path) -> None:
     """Two processes, of which one is killed; two again, asked to stop; one to the end."""
-    steps = 16
+    steps = 24
     config = in_double(recipe(videos, steps=steps, checkpoints=Checkpointing(every=4, validate_every=100)))
     (alone,) = job(config, tmp_path / "alone", 1, "--mesh.fsdp", "2")
     finish(alone)
 
     run = tmp_path / "run"
-    kill_the_second(job(config, run, 2, "--mesh.fsdp", "2"), lambda: steps_taken(run) >= 6)
+    kill_the_second(
+        job(config, run, 2, "--mesh.fsdp", "2"), lambda: bool(steps_in(run / "checkpoints")) and steps_taken(run) >= 6
+    )
     saved = steps_in(run / "checkpoints")[-1]
     assert saved < steps
 
