@@ -129,7 +129,7 @@ class Results:
         """Takes up what earlier processes have found."""
         self._path = path
         self._found: dict[tuple[str, int | None], Answer] = {}
-        lines = read_lines(path) if path.exists() else []
+        lines = read_lines(path)
         for line in lines:
             self._found[line["variant"], line["seed"]] = Answer(line.get("values"), line.get("error"))
         with write_atomically(path) as temporary:  # without a last line that a killed process left unfinished
