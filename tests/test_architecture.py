@@ -31,6 +31,7 @@ LAYERS = (
         "video",
         "processor_files",
         "streaming",
+        "products",
     }
     | {"rematerialization", "sharding", "distributed"},
     {"predictions"},

@@ -1,13 +1,25 @@
 """The persistent cache of compiled programs, and the sizes of batches."""
 
+import inspect
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from tiny_flax import BATCH, clips, tiny_flax
 
-from timesformer_jax.compilation import bucket, user_cache
+from timesformer_jax import VideoProcessor, features, forward
+from timesformer_jax.compilation import bucket, compiler_options, user_cache
+from timesformer_jax.folding import fold_for_inference
+from timesformer_jax.forward import compiled_forward
+from timesformer_jax.training import evaluate
+from timesformer_jax.training.evaluate import make_predict
 
 
 def test_few_sizes_of_batches() -> None:
@@ -61,3 +73,64 @@ def test_commands_keep_what_they_compile(order: str, changes: dict[str, str], tm
     expected = {"xdg"} if not changes else {"other"} if "JAX_COMPILATION_CACHE_DIR" in changes else set()
     expected = {"directory": {"given"}, "off": set()}.get(order, expected)
     assert written == expected
+
+
+@pytest.fixture
+def fresh_options() -> Iterator[None]:
+    compiler_options.cache_clear()
+    yield
+    compiler_options.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_options")
+def test_a_cpu_gives_products_to_onednn_and_softmax_to_ynnpack() -> None:
+    def attend(logits: jax.Array, values: jax.Array) -> jax.Array:
+        return jax.nn.softmax(logits) @ values
+
+    arrays = [jnp.ones(shape, jnp.float32) for shape in ((512, 512), (512, 1024))]
+    assert compiler_options(), "this XLA does not know the option any more: measure anew"
+    programs = [
+        jax.jit(attend, compiler_options=options).lower(*arrays).compile() for options in ({}, compiler_options())
+    ]
+    as_it_is, faster = (program.as_text() for program in programs)
+    assert " dot(" not in as_it_is[as_it_is.index("ENTRY") :]  # all of it is YNNPACK's
+    assert " dot(" in faster[faster.index("ENTRY") :]
+    assert "__ynn_fusion" in faster
+    np.testing.assert_allclose(programs[1](*arrays), programs[0](*arrays), rtol=1e-5)  # float32
+
+
+@pytest.mark.usefixtures("fresh_options")
+def test_xla_flags_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT")
+    assert compiler_options() == {}
+
+
+@pytest.mark.usefixtures("fresh_options")
+def test_an_accelerator_gets_no_options_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert compiler_options() == {}
+
+
+@pytest.mark.usefixtures("fresh_options")
+def test_a_compiler_is_not_given_an_option_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("timesformer_jax.compilation._FUSION_TYPE", "xla_cpu_an_option_of_another_time")
+    assert compiler_options() == {}
+
+
+@pytest.mark.parametrize("name", ["inference", "features", "evaluation"])
+def test_what_is_compiled_here_has_the_options(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of training are in training/test_loop.py."""
+    model, params = tiny_flax("divided_space_time", dtype=jnp.float32)
+    module, folded = fold_for_inference(model, params)
+    pixel_values = clips().astype(np.float32)
+    frames = np.zeros((BATCH, 1, *pixel_values.shape[1:]), np.uint8)
+    programs: dict[str, Callable[[], Any]] = {
+        "inference": lambda: inspect.unwrap(compiled_forward)()(module, {"params": folded}, pixel_values),
+        "features": lambda: inspect.unwrap(features.compiled_embedding)()(model, params, pixel_values),
+        "evaluation": lambda: make_predict(model, VideoProcessor())(params, frames),
+    }
+    programs[name]()
+    for module_of in (forward, features, evaluate):
+        monkeypatch.setattr(module_of, "compiler_options", lambda: {"xla_no_option": "1"})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_option"):
+        programs[name]()

@@ -1,6 +1,7 @@
 """Video files: any frames read by seeking equal those of decoding everything in order, and damage is survived."""
 
 import itertools
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from videos import copy_packets, decode_everything, destroy_packets, moving_pict
 from timesformer_jax import decoding, packets
 from timesformer_jax.decoding import DamagedVideoWarning
 from timesformer_jax.errors import VideoError
-from timesformer_jax.video import probe, read_clip, read_frames
+from timesformer_jax.video import probe, read_by_rule, read_clip, read_frames
 
 FRAMES = moving_pictures(50)
 OPEN_GOP = {"x264-params": "open-gop=1:bframes=4:b-pyramid=normal:scenecut=0"}
@@ -156,6 +157,47 @@ def test_only_what_is_needed_is_decoded(tmp_path: Path, monkeypatch: pytest.Monk
     read_frames(path, [0, 100, 119, 125, 180])
     # A keyframe; one group and, as it follows, the next until frame 125; a keyframe.
     assert decoded == [(0, 0), (100, 125), (180, 180)]
+
+
+def test_half_of_the_stretches_are_decoded_in_a_second_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.mp4", moving_pictures(200), gop=20, options={"x264-params": "scenecut=0:bframes=0"})
+    decoded: list[tuple[str, list[int]]] = []
+    original = decoding.seek_chosen
+
+    def spy(container: Any, stream: Any, listed: Any, wanted: np.ndarray) -> Any:
+        decoded.append((threading.current_thread().name.split("_")[0], wanted.tolist()))
+        return original(container, stream, listed, wanted)
+
+    monkeypatch.setattr(decoding, "seek_chosen", spy)
+    indices = [5, 30, 70, 110, 131]
+    np.testing.assert_array_equal(read_frames(path, indices), decode_everything(path)[indices])
+    # Packets to decode: 6, 11, 11, 11 and 12.
+    assert sorted(decoded) == [("MainThread", [5, 30, 70]), ("decode", [110, 131])]
+    decoded.clear()
+    read_by_rule(path, lambda *_: np.array(indices), threads=1)
+    read_frames(path, [21, 38])  # a single stretch
+    assert decoded == [("MainThread", indices), ("MainThread", [21, 38])]
+
+
+def test_a_second_thread_that_finds_other_packets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.mp4", gop=20, options={"bf": "0"})
+    original = decoding.demux
+
+    def with_a_gap(*args: Any) -> Any:
+        gap = threading.current_thread() is not threading.main_thread()
+        return (packet for i, packet in enumerate(original(*args)) if not (gap and i == 3))
+
+    monkeypatch.setattr(decoding, "demux", with_a_gap)
+    np.testing.assert_array_equal(read_frames(path, [9, 49]), decode_everything(path)[[9, 49]])
+
+
+@pytest.mark.parametrize(("width", "threads"), [(64, 1), (1280, 0)])
+def test_small_pictures_are_decoded_by_one_thread(width: int, threads: int, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", moving_pictures(2, 720, width))
+    with packets.open_video(path) as (_, stream):
+        assert stream.codec_context.thread_count == threads
+    with packets.open_video(path, 3) as (_, stream):
+        assert stream.codec_context.thread_count == 3
 
 
 def test_a_file_is_not_read_far_beyond_the_last_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

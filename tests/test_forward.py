@@ -17,7 +17,7 @@ from videos import moving_pictures, write_video
 from timesformer_jax import VideoClassifier, VideoProcessor
 from timesformer_jax.errors import TimesformerError, VideoError
 from timesformer_jax.folding import fold_for_inference, inference_module
-from timesformer_jax.forward import Forward, compile_ahead, compute_logits
+from timesformer_jax.forward import Forward, compile_ahead, compiled_forward
 from timesformer_jax.sharding import MeshConfig, make_mesh
 
 PROCESSOR = VideoProcessor(size=8, crop_size=(4 * ROWS, 4 * COLUMNS))
@@ -29,7 +29,7 @@ def frames(count: int) -> np.ndarray:
 
 
 def compiled() -> int:
-    return compute_logits._cache_size()  # type: ignore[attr-defined]
+    return compiled_forward()._cache_size()
 
 
 def test_any_number_of_clips_compiles_few_sizes() -> None:

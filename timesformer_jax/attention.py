@@ -16,13 +16,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from .blockwise import attention_in_blocks
+from .sharding import on_cpu
 
 Precision = jax.lax.PrecisionLike
 DropProbabilities = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 Mask = Bool[np.ndarray, "..."]
 Implementation = Literal["auto", "plain", "blocks", "cudnn"]
 
-_MOST_PLAIN = 2048
+_MOST_PLAIN, _MOST_PLAIN_ON_CPU = 2048, 1024
 """Tokens whose whole matrix of probabilities is still faster than blocks of it."""
 
 
@@ -56,7 +57,8 @@ def choose_implementation(
             'and dropout of probabilities need; choose "plain", which has memory for them at least.'
         )
     if requested == "auto":
-        return "blocks" if tokens >= _MOST_PLAIN and not needs_probabilities else "plain"
+        most = _MOST_PLAIN_ON_CPU if on_cpu() else _MOST_PLAIN
+        return "blocks" if tokens >= most and not needs_probabilities else "plain"
     return "plain" if requested == "cudnn" and tokens < 64 else requested
 
 
@@ -145,7 +147,7 @@ def temporal_attention(
     implementation: Implementation = "plain",
 ) -> tuple[Float[Array, "b n t h k"], Float[Array, "b n h t t"] | None]:
     """Each patch attends to its own place in every frame (equation 11; like the paper's code, without CLS)."""
-    query, key, value = jnp.einsum("bntchk->cbnhtk", qkv)
+    query, key, value = _apart(qkv, "bnthk->bnhtk")
     values, probabilities = attend(
         query, key, value, scale=scale, drop=drop, precision=precision, implementation=implementation
     )
@@ -161,7 +163,7 @@ def spatial_attention(
     implementation: Implementation = "plain",
 ) -> tuple[Float[Array, "b s t h k"], Float[Array, "b t h s s"] | None]:
     """Each token attends to all tokens of its own frame, CLS among them (equation 6; equation 5 with one frame)."""
-    query, key, value = jnp.einsum("bstchk->cbthsk", qkv)
+    query, key, value = _apart(qkv, "bsthk->bthsk")
     values, probabilities = attend(
         query, key, value, scale=scale, drop=drop, precision=precision, implementation=implementation
     )
@@ -176,10 +178,19 @@ def cls_attention(
     precision: Precision = None,
 ) -> Float[Array, "b 1 t h k"]:
     """`spatial_attention` of the CLS token alone: a row of logits a head, whatever the number of tokens."""
-    (query,) = jnp.einsum("bstchk->cbthsk", query)
-    key, value = jnp.einsum("bstchk->cbthsk", key_value)
+    (query,) = _apart(query, "bsthk->bthsk")
+    key, value = _apart(key_value, "bsthk->bthsk")
     values, _ = softmax_attention(query, key, value, scale=scale, precision=precision)
     return jnp.einsum("bthsk->bsthk", values)
+
+
+def _apart(projections: Float[Array, "b s t _ h k"], order: str) -> tuple[Float[Array, "b _ h _ k"], ...]:
+    """Queries, keys and values (or some of them) apart, their axes in an order.
+
+    By `jax.lax.split`, whose gradient joins theirs, where that of slices adds up arrays padded with zeros.
+    """
+    parts = jax.lax.split(projections, (1,) * projections.shape[3], axis=3)
+    return tuple(jnp.einsum(order, part.squeeze(3)) for part in parts)
 
 
 def stochastic_depth_scale(

@@ -23,7 +23,7 @@ Blocks = tuple[int, int]
 BLOCKS: Blocks = (512, 512)
 """With all heads at once, as accelerators like them."""
 
-_CPU_BLOCKS, _CPU_HEADS = (256, 32768), 2
+_CPU_BLOCKS, _CPU_HEADS = (512, 32768), 2
 """On a CPU, a head for each of two threads: a few queries against (mostly) all keys, whose softmax is then one pass."""
 
 

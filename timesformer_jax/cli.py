@@ -1,6 +1,8 @@
 """The `timesformer` command, and how all commands end: one sentence for an error, an exit code."""
 
+import atexit
 import dataclasses
+import gc
 import logging
 import os
 import platform
@@ -64,6 +66,7 @@ def run_command(command: Callable[[], int], *, cache: bool = True, cache_directo
     logging.getLogger("huggingface_hub").propagate = False  # it prints its lines itself
     if cache:
         enable_compilation_cache(cache_directory)
+    atexit.register(gc.freeze)  # nothing is searched for garbage when the process ends anyway
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     try:
         return command()

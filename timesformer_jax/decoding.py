@@ -5,10 +5,12 @@ the one that decoding everything in order would give; where the timestamps can't
 everything is decoded in order. The terms are those of `packets.py`.
 """
 
+import contextlib
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -24,9 +26,13 @@ if TYPE_CHECKING:  # PyAV is imported where a file is opened, so that `import ti
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
+OpenVideo = tuple["InputContainer", "VideoStream"]
 Frames = dict[int, UInt8[np.ndarray, "h w 3"]]
 Rule = Callable[[int, float | None], Int64[np.ndarray, "..."]]
 """From the number of frames and the frames a second of a video, the indices of the frames to read."""
+
+SecondReader = Callable[[Callable[[OpenVideo], Frames]], Future[Frames]]
+"""Runs a function of a file that is opened once more, in a thread of its own."""
 
 SKIP_UNREFERENCED = {"h264", "mpeg4", "mpeg2video"}
 """Decoders that can leave out the pictures which no other picture is predicted from."""
@@ -47,7 +53,7 @@ def read_file(
             [0, frames). In a file whose packets and frames don't match it is called again with the true number.
         highest: the highest index that `rule` may return, if that is known. The file is then not read further than it
             takes, and `rule` may be given a smaller number of frames.
-        threads: that the decoder may use; 0 leaves it to FFmpeg.
+        threads: that decode; 0 is as many as help.
 
     Returns:
         The frames as upright RGB pictures, and for each index that was asked for the key of its frame among them.
@@ -55,10 +61,10 @@ def read_file(
     Raises:
         VideoError: if the file can't be opened, holds no video or none of its frames can be decoded.
     """
-    with open_video(path, threads) as (container, stream):
-        packets = list_packets(container, stream, highest)
+    with open_video(path, threads) as video, _second_reader(path, threads) as second:
+        packets = list_packets(*video, highest)
         indices = rule(packets.count, packets.fps)
-        frames = decode_by_seeking(container, stream, packets, np.unique(indices)) if packets.timed else None
+        frames = decode_by_seeking(video, packets, np.unique(indices), second) if packets.timed else None
     if frames is None and not packets.complete:
         return read_file(path, rule, threads=threads)
     lost = 0
@@ -70,23 +76,47 @@ def read_file(
 
 
 def decode_by_seeking(
-    container: "InputContainer", stream: "VideoStream", packets: PacketList, wanted: Int64[np.ndarray, "n"]
+    video: OpenVideo, packets: PacketList, wanted: Int64[np.ndarray, "n"], second: SecondReader | None = None
 ) -> Frames | None:
     """Decode only the stretches of a file that the wanted frames need.
 
     Args:
-        container: the open file.
-        stream: its video stream.
+        video: the open file and its stream.
         packets: what `list_packets` found in it, with `timed` true.
         wanted: ascending frame indices.
+        second: decodes about half of it at the same time, if there are two stretches or more.
 
     Returns:
         The frames by index; None if anything went otherwise than the packets let expect.
     """
+    mine = len(wanted) if second is None else _half(packets, wanted)
     try:
-        return dict(seek_chosen(container, stream, packets, wanted))
+        if second is None or mine == len(wanted):
+            return dict(seek_chosen(*video, packets, wanted))
+        others = second(lambda again: dict(seek_chosen(*again, packets, wanted[mine:])))
+        return dict(seek_chosen(*video, packets, wanted[:mine])) | others.result()
     except UnexpectedPacketError:
         return None
+
+
+@contextlib.contextmanager
+def _second_reader(path: VideoFile, threads: int) -> Generator[SecondReader | None]:
+    """A thread that opens the file once more, at once; None if there may be but one."""
+    if threads == 1:
+        yield None
+        return
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
+        opened = pool.submit(stack.enter_context, open_video(path, threads))
+        yield lambda task: pool.submit(lambda: task(opened.result()))
+
+
+def _half(packets: PacketList, wanted: Int64[np.ndarray, "n"]) -> int:
+    """How many of the wanted frames lie before the end of a stretch where about half of the packets are decoded."""
+    positions = packets.order[wanted]
+    stretches = np.array(_stretches(packets.start_for(positions).tolist(), positions.tolist()))
+    decoded = np.cumsum(stretches[:, 1] - stretches[:, 0] + 1)
+    end = stretches[np.argmin(np.abs(2 * decoded - decoded[-1])), 1]
+    return int((positions <= end).sum())
 
 
 def seek_chosen(

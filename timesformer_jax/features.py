@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from .checkpoints.mapping import Params
+from .compilation import compiler_options
 from .errors import TimesformerError, VideoError
 from .feature_files import Contents, require_writable, write_features
 from .files import write_atomically
@@ -51,10 +52,15 @@ def embed_clips(
         "cls" (b, d), which the classifier sees; "patches" (b, t, rows, columns, d); and "frames" (b, t, d), the mean
         of a frame's patches.
     """
-    return _embed_clips(model, params, pixel_values)
+    return compiled_embedding()(model, params, pixel_values)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.cache
+def compiled_embedding() -> Any:
+    """`_embed_clips` under `jax.jit`."""
+    return jax.jit(_embed_clips, static_argnums=0, compiler_options=compiler_options())
+
+
 def _embed_clips(model: Model, params: Params, pixel_values: Array) -> dict[str, Array]:
     space_only = model.config.attention_type == "space_only"
     bare: Any = TimesformerModel(model.config, **model.numerics())

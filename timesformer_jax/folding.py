@@ -18,6 +18,7 @@ Kernels are kept in the type of the computation, each layer's apart, since the l
 """
 
 import dataclasses
+import functools
 import math
 import operator
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ from jaxtyping import Array, Float, UInt8
 
 from .checkpoints.mapping import BACKBONE, Params
 from .embeddings import check_pixel_values, patch_grid
-from .layers import TimesformerEmbeddings, TimesformerLayer
+from .layers import TimesformerEmbeddings, TimesformerLayer, Tokens
 from .modeling import TimesformerForVideoClassification
 from .module import TimesformerModule
 from .processing import VideoProcessor
@@ -69,8 +70,10 @@ class InferenceModel(TimesformerModule):
         tokens = TimesformerEmbeddings(**self.settings(), name="embeddings")(pixels)
         last, grid = self.config.num_hidden_layers - 1, patch_grid(frames, self.config)
         for index in range(last + 1):
-            layer = TimesformerLayer(**self.settings(), grid=grid, cls_only=index == last, name=f"layer_{index}")
-            tokens, _ = layer(tokens, jnp.zeros((), self.dtype))
+            layer = TimesformerLayer(**self.settings(), grid=grid, cls_only=index == last, parent=None)
+            name = f"layer_{index}"
+            variables = {kind: tree[name] for kind, tree in self.variables.items() if name in tree}
+            tokens = _run_layer(layer, variables, tokens)
         cls = tokens[0].mean(axis=2)[:, 0]  # over the frames of space-only attention; elsewhere there is one
         # A single row: as exact as can be costs nothing.
         exact = jnp.promote_types(self.dtype, jnp.float32)
@@ -80,6 +83,13 @@ class InferenceModel(TimesformerModule):
             )
             return norm(cls)
         return self.dense(self.config.num_labels, "classifier", dtype=exact)(self.layer_norm("layernorm", exact)(cls))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run_layer(layer: TimesformerLayer, variables: Mapping[str, Any], tokens: Tokens) -> Tokens:
+    """One layer, compiled as part of the model; traced once for all layers that are alike."""
+    tokens, _ = layer.apply(variables, tokens, jnp.zeros((), layer.dtype))  # pyright: ignore[reportAssignmentType]
+    return tokens
 
 
 def fold_for_inference(

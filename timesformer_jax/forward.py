@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, UInt8
 
 from .checkpoints.mapping import Params
-from .compilation import bucket
+from .compilation import bucket, compiler_options
 from .folding import InferenceModel, folded_shapes
 from .quantization import apply, quantized_shapes
 from .sharding import clip_sharding, clips_at_once, shardings_of, use_mesh
@@ -76,7 +76,7 @@ class Forward:
             if padding:
                 batch = np.concatenate([batch, np.zeros_like(batch, shape=(padding, *batch.shape[1:]))])
             with _on(self._mesh):
-                rows.append(compute_logits(self.module, variables, _placed(batch, self._mesh)))
+                rows.append(compiled_forward()(self.module, variables, _placed(batch, self._mesh)))
         return np.concatenate([np.asarray(row) for row in rows])[:count]
 
 
@@ -93,9 +93,11 @@ def compile_ahead(
         variables = jax.tree.map(_shape_on, variables, shardings_of(variables, mesh))
         frames = _shape_on(frames, clip_sharding(mesh, shape))
 
+    forward = compiled_forward()  # here: in a thread it would race for the devices with whoever asks first
+
     def compile() -> None:
         with _on(mesh):
-            compute_logits.lower(module, variables, frames).compile()
+            forward.lower(module, variables, frames).compile()
 
     # No daemon: Python's end in the middle of a compilation would abort the process.
     thread = threading.Thread(target=_quietly(compile), name="compile")
@@ -127,9 +129,14 @@ def _quietly(task: Callable[[], object]) -> Callable[[], None]:
     return run
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.cache
+def compiled_forward() -> Any:
+    """`compute_logits` under `jax.jit`; equal models share it. Not made on import, which would ask for the devices."""
+    return jax.jit(compute_logits, static_argnums=0, compiler_options=compiler_options())
+
+
 def compute_logits(
     module: InferenceModel, variables: Variables, frames: Float[Array, "b t h w c"] | UInt8[Array, "b t h w c"]
 ) -> Float[Array, "b labels"]:
-    """The compiled function; equal models share it."""
+    """Logits of a batch of clips."""
     return apply(module, variables, frames)

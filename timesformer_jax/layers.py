@@ -22,6 +22,7 @@ from .attention_layers import NeighbourhoodAttention, TimesformerAttention
 from .embeddings import extract_patches, resize_space_embedding, resize_time_embedding
 from .module import TimesformerModule
 from .neighbourhoods import Grid
+from .products import computed_before
 from .schemes import Reach, Step, attention_steps, has_position_embeddings, has_time_embeddings, steps_for_cls
 from .sharding import axes_in_use, devices_along
 
@@ -151,7 +152,7 @@ class TimesformerLayer(TimesformerModule):
                 # Constrained on both sides of the turn, so that no product has to make it (in the backward pass, too).
                 patches = with_logical_constraint(patches, axes)
 
-        norm = self.layer_norm("layernorm_after")
+        norm = self.norm("layernorm_after")
         mlp = TimesformerMlp(**self.settings(), name="mlp")
         scale = self.drop_path(drop_path_rate, (cls.shape[0], 1, cls.shape[2], 1))
         cls = cls + scale * mlp(norm(cls), train=self.train)
@@ -168,7 +169,7 @@ class TimesformerLayer(TimesformerModule):
         attention = TimesformerAttention(
             **self.settings(), output_attentions=self.output_attentions, name=step.attention
         )
-        residual, probabilities = attention(self.layer_norm(step.norm)(patches), temporal=True, train=self.train)
+        residual, probabilities = attention(self.norm(step.norm)(patches), temporal=True, train=self.train)
         residual = residual * self.drop_path(drop_path_rate, (*patches.shape[:2], 1, 1))
         return None, self.dense_after(step)(residual), probabilities
 
@@ -180,7 +181,7 @@ class TimesformerLayer(TimesformerModule):
             **self.settings(), cls_only=cls_only, output_attentions=self.output_attentions, name=step.attention
         )
         residual, probabilities = attention(
-            self.layer_norm(step.norm)(jnp.concatenate([frame_cls, patches], axis=1)), train=self.train
+            self.norm(step.norm)(jnp.concatenate([frame_cls, patches], axis=1)), train=self.train
         )
         residual = residual * self.drop_path(drop_path_rate, (batch, 1, num_frames, 1))
         cls_residual, residual = residual[:, :1], residual[:, 1:]
@@ -191,7 +192,7 @@ class TimesformerLayer(TimesformerModule):
     def over_ring(self, step: Step, cls: Array, patches: Array, drop_path_rate: Array, cls_only: bool) -> Residuals:
         """All tokens of the clip, whose frames stay on their devices."""
         attention = TimesformerAttention(**self.settings(), cls_only=cls_only, name=step.attention)
-        norm = self.layer_norm(step.norm)
+        norm = self.norm(step.norm)
         (cls_residual, residual), _ = attention((norm(cls), norm(patches)), train=self.train)
         scale = self.drop_path(drop_path_rate, (cls.shape[0], 1, 1, 1))
         return cls_residual * scale, residual * scale, None
@@ -208,7 +209,7 @@ class TimesformerLayer(TimesformerModule):
             output_attentions=self.output_attentions,
             name=step.attention,
         )
-        norm, dense = self.layer_norm(step.norm), self.dense_after(step)
+        norm, dense = self.norm(step.norm), self.dense_after(step)
         cls_residual, residual, probabilities = attention(norm(cls), norm(patches), train=self.train)
         scale = self.drop_path(drop_path_rate, (cls.shape[0], 1, 1, 1))
         if cls_residual is not None:
@@ -223,6 +224,11 @@ class TimesformerLayer(TimesformerModule):
         if step.dense is None or self.folded:
             return lambda residual: residual
         return self.dense(self.config.hidden_size, step.dense, kernel_init=initializers.zeros)
+
+    def norm(self, name: str) -> Callable[[Array], Array]:
+        """The LayerNorm before a projection."""
+        layer_norm = self.layer_norm(name)
+        return layer_norm if self.train else lambda tokens: computed_before(layer_norm(tokens))
 
     def needs_whole_clips(self) -> bool:
         """Whether joint attention can't leave a clip's frames where they are (see ring.py), and gathers them."""

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from .attention import Implementation, Precision
 from .config import TimesformerConfig
+from .products import matrix_product
 from .rematerialization import Remat
 
 
@@ -54,7 +55,7 @@ class TimesformerModule(nn.Module):
         self, features: int | tuple[int, ...], name: str, *, axis: int | tuple[int, ...] = -1, **options: Any
     ) -> nn.DenseGeneral:
         """A matrix product and a bias."""
-        options = {"kernel_init": self.weight_init()} | self.numerics() | options
+        options = {"kernel_init": self.weight_init(), "dot_general": matrix_product} | self.numerics() | options
         return nn.DenseGeneral(features, axis=axis, name=name, **options)
 
     def layer_norm(self, name: str, dtype: DTypeLike | None = None) -> nn.LayerNorm:

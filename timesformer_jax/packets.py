@@ -30,6 +30,9 @@ TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}
 """FFmpeg renders text files as moving pictures of a terminal. Nobody asks for that here."""
 
 
+_LEAST_SHARED = 1280 * 720
+"""Pixels of a picture whose decoding FFmpeg's threads speed up. With smaller ones they cost more than they save."""
+
 FARTHEST_REORDERING = 64
 """By how many places the presentation order may differ from the storage order. No codec comes near it: where the
 difference is greater, the clock was set anew within the file."""
@@ -68,7 +71,7 @@ def open_video(path: VideoFile, threads: int = 0) -> Generator[tuple["InputConta
 
     Args:
         path: the video file.
-        threads: that its decoder may use; 0 leaves it to FFmpeg.
+        threads: that its decoder may use; 0 is one for small pictures, and what FFmpeg takes for larger ones.
     """
     import av
     from av.error import FFmpegError
@@ -101,6 +104,8 @@ def open_video(path: VideoFile, threads: int = 0) -> Generator[tuple["InputConta
             # Streams that no decoder is known for have no codec context.
             context = getattr(stream, "codec_context", None)
             if context and context.name not in TEXT_CODECS and not stream.disposition & Disposition.attached_pic:
+                if threads == 0 and context.width * context.height < _LEAST_SHARED:
+                    threads = 1
                 context.thread_count = threads
                 if threads != 1:  # by slices alone, PyAV's default, most files are decoded on one core
                     context.thread_type = "AUTO"
@@ -169,23 +174,21 @@ def list_packets(container: "InputContainer", stream: "VideoStream", highest: in
         VideoError: if the file holds no frames.
     """
     codec, reorders = stream.codec_context.name, bool(stream.codec_context.has_b_frames)
-    rows: list[tuple[int | None, int | None, bool, bool, int, bool]] = []
-    ends: dict[int, int] = {}  # of every stream, as the sound may go on after the last picture
+    rows: list[tuple[int | None, int | None, bool, bool, int]] = []
+    last: dict[int, Packet] = {}  # of every stream, as the sound may go on after the last picture
     count, enough = 0, math.inf if highest is None else highest + 1 + FARTHEST_REORDERING
     for packet in demux(container):
-        pts, track = packet.pts, packet.stream_index
-        if pts is not None:
-            ends[track] = max(ends.get(track, 0), pts + (packet.duration or 0))
-        if track == stream.index:
+        last[packet.stream_index] = packet
+        if packet.stream_index == stream.index:
             # VP8 keeps invisible reference pictures in packets of their own: bit 4 of the first byte says "show".
             shown = not packet.is_discard and (codec != "vp8" or bool(memoryview(packet)[0] & 16))
-            rows.append((pts, packet.dts, packet.is_keyframe, shown, packet.size, packet.is_corrupt))
+            rows.append((packet.pts, packet.dts, packet.is_keyframe, shown, packet.size))
             count += shown
             if count >= enough:
                 break
     if not count:
         raise VideoError(f"{container.name} holds no video frames; it may be damaged or cut short.")
-    all_pts, all_dts, keyframe, shown, sizes, corrupt = zip(*rows, strict=True)
+    all_pts, all_dts, keyframe, shown, sizes = zip(*rows, strict=True)
 
     pts = np.array([stamp or 0 for stamp in all_pts], np.int64)
     seek_to = [shown_at if dts is None else dts for shown_at, dts in zip(pts.tolist(), all_dts, strict=True)]
@@ -203,8 +206,14 @@ def list_packets(container: "InputContainer", stream: "VideoStream", highest: in
     if timed and length > 0 and not (fps and abs(fps * length / (len(rows) - 1) - 1) < 0.05):
         fps = (len(rows) - 1) / length  # the header gives a nominal rate, but frames were left out
     missing = 0
-    end = max((ticks * float(container.streams[i].time_base or 0) for i, ticks in ends.items()), default=0.0)
-    if count < enough and container.duration and (corrupt[-1] or end < 0.9 * container.duration / 1e6):
+    ends = {track: (packet.pts or 0) + (packet.duration or 0) for track, packet in last.items()}
+    ends[stream.index] = max(ends[stream.index], int(pts.max()))
+    end = max(ticks * float(container.streams[track].time_base or 0) for track, ticks in ends.items())
+    if (
+        count < enough
+        and container.duration
+        and (last[stream.index].is_corrupt or end < 0.9 * container.duration / 1e6)
+    ):
         missing = max(stream.frames, round(container.duration / 1e6 * (fps or 0))) - len(rows)
     return PacketList(
         pts=pts,

@@ -170,6 +170,12 @@ def axes_in_use(logical: str) -> tuple[str, ...]:
     return tuple(axis for axis in _names(axes) if devices_along((axis,)) > 1)
 
 
+def on_cpu() -> bool:
+    """Whether what is traced now is for a CPU: for the devices of `use_mesh`, or else for those at hand."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return (jax.default_backend() if device is None else device.platform) == "cpu"
+
+
 def devices_along(axes: Sequence[str]) -> int:
     """How many devices of the mesh of `use_mesh` there are along some of its axes."""
     shape = jax.sharding.get_abstract_mesh().shape

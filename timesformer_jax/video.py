@@ -86,7 +86,7 @@ def probe(video: Video | EncodedVideo | Pictures) -> VideoInfo:
         seen.append((total, fps))
         return np.zeros(1, np.int64)
 
-    _, height, width, _ = _read(video, first).shape
+    _, height, width, _ = _read(video, first, threads=1).shape
     return VideoInfo(*seen[-1], height=height, width=width)
 
 
@@ -157,7 +157,7 @@ def read_by_rule(
         video: as in `read_clip`, or the contents of a video file or of a directory of pictures.
         rule: is given the number of frames and the frames a second (None where unknown), and returns frame indices of
             any shape, each in [0, frames). Where a file turns out to hold another number it is called again.
-        threads: that a file's decoder may use; 0 leaves it to FFmpeg.
+        threads: that decode a file; 0 is as many as help.
 
     Returns:
         RGB frames, as from `read_clip`.

@@ -66,6 +66,14 @@ def finished(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return run, result, seen
 
 
+def test_the_step_is_compiled_with_the_options_of_the_device(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "compiler_options", lambda: {"xla_no_option": "1"})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_option"):
+        train(recipe(videos, seed=12345), tmp_path / "run")
+
+
 def test_what_a_run_leaves_behind(finished: tuple[Path, TrainResult, list[int]], videos: Path) -> None:
     run, result, seen = finished
     assert (result.finished, result.step, seen) == (True, 12, list(range(1, 13)))

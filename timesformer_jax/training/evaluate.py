@@ -1,6 +1,7 @@
 """Evaluation as the paper does it: several views of each video, their outputs averaged, every video counted once."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from ..checkpoints.mapping import Params
+from ..compilation import compiler_options
 from ..modeling import TimesformerForVideoClassification
 from ..processing import VideoProcessor
 from ..sharding import BatchPlace
@@ -117,7 +119,7 @@ def make_predict(
         average: over the views of what; FB's code sums logits.
     """
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler_options())
     def predict(params: Params, frames: UInt8[Array, "b views t height width c"]) -> Float[Array, "b labels"]:
         def scores(view: UInt8[Array, "b t height width c"]) -> Float[Array, "b labels"]:
             pixel_values = normalize(view, processor, jnp.promote_types(model.dtype, jnp.float32))

@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from ..checkpoints.mapping import Params
+from ..compilation import compiler_options
 from ..distributed import is_first, wait_for_all
 from ..distributed import step as shown_step
 from ..errors import DataError
@@ -83,7 +84,8 @@ class Job:
         }
         places = (jax.tree.map(lambda leaf: leaf.sharding, template), None)
         with use_mesh(self.mesh), shown_step("compiling the training step"):
-            return jax.jit(self.step, donate_argnums=0, out_shardings=places).lower(template, batch).compile()
+            step = jax.jit(self.step, donate_argnums=0, out_shardings=places, compiler_options=compiler_options())
+            return step.lower(template, batch).compile()
 
     def initial_state(self) -> TrainState:
         """The state before the first step."""
