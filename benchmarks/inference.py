@@ -114,6 +114,8 @@ def products(attention_type: str, frames: int, clips: int) -> Callable[[], objec
     import jax
     import jax.numpy as jnp
 
+    from timesformer_jax.compilation import compiler_options
+
     width, heads, patches, layers = 768, 12, 196, 12
     tokens = {"divided_space_time": frames * (patches + 1), "space_only": frames * (patches + 1)}.get(
         attention_type, frames * patches + 1
@@ -142,7 +144,7 @@ def products(attention_type: str, frames: int, clips: int) -> Callable[[], objec
         *(((shapes), layers - 1) for shapes in space),
         *(((shapes), 1) for shapes in last),
     ]
-    product = jax.jit(jnp.matmul)
+    product = jax.jit(jnp.matmul, compiler_options=compiler_options())
     largest = max(int(np.prod(shape)) for (shapes, _) in calls for shape in shapes)
     noise = np.random.default_rng(0).standard_normal(largest, np.float32)
     arrays = [

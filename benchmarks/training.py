@@ -46,11 +46,14 @@ def serve(step, array, multiply):
         if line == "products\\n":
             print(products(array, multiply), flush=True)
             continue
+        if line == "peak\\n":
+            # Not getrusage: a child's ru_maxrss begins at what its parent had.
+            status = open("/proc/self/status").readlines()
+            print(next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM")), flush=True)
+            continue
         start = time.perf_counter()
         step()
         print(time.perf_counter() - start, flush=True)
-    # Not getrusage: a child's ru_maxrss begins at what its parent had.
-    print(next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 TRANSFORMERS = (
@@ -86,9 +89,9 @@ serve(step, torch.from_numpy, multiply)
 OURS = (
     PRELUDE
     + """
-import ctypes, gc
 import jax, jax.numpy as jnp, numpy as np
 from timesformer_jax import TimesformerConfig, TimesformerForVideoClassification, VideoProcessor
+from timesformer_jax.compilation import compiler_options, release_memory
 from timesformer_jax.training.initial_model import abstract_params
 from timesformer_jax.training.optimizer import make_optimizer
 from timesformer_jax.training.recipe import TrainConfig
@@ -106,14 +109,14 @@ batch = {
     "frames": np.random.default_rng(0).integers(0, 256, (clips, 8, 224, 224, 3), dtype=np.uint8),
     "labels": np.arange(clips, dtype=np.int32),
 }
-train_step = jax.jit(make_train_step(model, recipe, optimizer, rate, VideoProcessor()), donate_argnums=0)
-train_step = train_step.lower(shapes, batch).compile()
-gc.collect()
-ctypes.CDLL(None).malloc_trim(0)  # what the compiler leaves behind
+train_step = make_train_step(model, recipe, optimizer, rate, VideoProcessor())
+train_step = jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options())
 random = np.random.default_rng(0)
 params = jax.tree.map(lambda leaf: jnp.asarray(0.02 * random.standard_normal(leaf.shape, np.float32)), params)
 state = TrainState.create(params, optimizer, ema=False)
 del params
+train_step = train_step.lower(shapes, batch).compile()
+release_memory()  # as the loop does
 
 def step():
     global state
@@ -121,7 +124,11 @@ def step():
     assert np.isfinite(metrics.loss)
 
 axes = {"nn": ((1,), (0,)), "tn": ((0,), (0,)), "nt": ((1,), (1,))}
-product = jax.jit(lambda kind, a, b: jax.lax.dot_general(a, b, (axes[kind], ((), ()))), static_argnums=0)
+product = jax.jit(
+    lambda kind, a, b: jax.lax.dot_general(a, b, (axes[kind], ((), ()))),
+    static_argnums=0,
+    compiler_options=compiler_options(),
+)
 serve(step, jnp.asarray, lambda *arguments: product(*arguments).block_until_ready())
 """
 )
@@ -143,18 +150,12 @@ class Side:
             raise RuntimeError("a process ended before its time.")
         return answer
 
-    def seconds(self, what: str) -> float:
-        """Seconds of one "step", or of its "products"."""
+    def ask(self, what: str) -> float:
+        """Seconds of one "step", or of its "products"; or the most bytes that the process has had, "peak"."""
         assert self._process.stdin is not None
         self._process.stdin.write(what + "\n")
         self._process.stdin.flush()
         return float(self._answer())
-
-    def peak(self) -> int:
-        """Ends the process; the most bytes it had."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        return int(self._answer())
 
 
 def main() -> None:
@@ -168,11 +169,13 @@ def main() -> None:
     sides = {"transformers": Side(TRANSFORMERS, clips)}
     sides |= {remat: Side(OURS, clips, remat) for remat in arguments.remat}
     seconds: dict[str, dict[str, list[float]]] = {what: {name: [] for name in sides} for what in ("step", "products")}
-    for _ in range(arguments.rounds):
-        for what, columns in seconds.items():
+    peaks: dict[str, float] = {}
+    for what, columns in seconds.items():
+        for _ in range(arguments.rounds):
             for name, side in sides.items():
-                columns[name].append(side.seconds(what))
-    peaks = {name: side.peak() for name, side in sides.items()}
+                columns[name].append(side.ask(what))
+        if what == "step":  # before arrays of the products come on top
+            peaks = {name: side.ask("peak") for name, side in sides.items()}
     print(f"{'':14}{'seconds':>9}{'products':>10}{'GB':>7}{'times as fast':>15}{'of the memory':>15}")
     for name in sides:
         step, products = (statistics.median(columns[name]) for columns in seconds.values())

@@ -13,6 +13,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from tiny_flax import clips, tiny_flax
 
 from timesformer_jax.attention import choose_implementation
+from timesformer_jax.layers import TimesformerLayer
 from timesformer_jax.products import computed_before, matrix_product
 from timesformer_jax.sharding import AXES, ShardingRules, on_cpu
 
@@ -101,3 +102,44 @@ def test_norms_are_kept_apart_from_products_but_in_training() -> None:
 
     assert traced(train=False).count(" clamp ") == 4  # three norms in the body of the scan, one of them of CLS, too
     assert " clamp " not in traced(train=True)
+
+
+def divided(**config: Any) -> tuple[Any, Any]:
+    """A model with more tokens (2 clips of 3 x 8) than they are wide, and random drops of branches."""
+    return tiny_flax("divided_space_time", **{"drop_path_rate": 0.5} | config)
+
+
+def dense_products(model: Any, params: Any, *, train: bool = True) -> int:
+    """How many products with the square of the width there are in a layer: time's two projections and space's one."""
+
+    def forward(params: Any) -> Any:
+        return model.apply({"params": params}, clips(), train=train, rngs={"dropout": jax.random.key(0)}).logits
+
+    return str(jax.make_jaxpr(forward)(params)).count("f64[48,24] = dot_general")
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("remat", ["none", "dots"])
+def test_merged_projections_are_the_two_after_each_other(remat: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, params = divided()
+    model = model.clone(remat=remat)
+
+    def loss(params: Any) -> Any:
+        outputs = model.apply({"params": params}, clips(), train=True, rngs={"dropout": jax.random.key(1)})
+        return jnp.sin(outputs.logits).sum()
+
+    merged = jax.value_and_grad(loss)(params)
+    monkeypatch.setattr(TimesformerLayer, "merges_projections", lambda *_: False)
+    apart = jax.value_and_grad(loss)(params)
+    assert jax.tree.structure(merged) == jax.tree.structure(apart)
+    for ours, theirs in zip(jax.tree.leaves(merged), jax.tree.leaves(apart), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12 * np.abs(theirs).max())  # float64
+
+
+@pytest.mark.usefixtures("x64")
+def test_projections_are_merged_where_that_saves_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    apart = dense_products(*divided(), train=False)
+    assert dense_products(*divided()) == apart - 1
+    assert dense_products(*divided(hidden_dropout_prob=0.1)) == apart  # which acts between the two
+    with devices("cpu", data=2):  # 24 tokens on each, as many as they are wide
+        assert dense_products(*divided()) == apart

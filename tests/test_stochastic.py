@@ -222,4 +222,5 @@ def test_rates_need_a_key_in_training_only():
 
     expected = logits(plain, False)
     np.testing.assert_array_equal(logits(model, False), expected)
-    np.testing.assert_array_equal(logits(plain, True), expected)
+    # In training two kernels are multiplied first, which rounds in another order: float32, two layers.
+    np.testing.assert_allclose(logits(plain, True), expected, rtol=1e-5, atol=1e-6)

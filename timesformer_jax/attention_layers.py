@@ -22,10 +22,12 @@ class TimesformerAttention(TimesformerModule):
     Attributes:
         cls_only: only the first token attends (to all): what the last layer needs for logits. Folded parameters alone.
         output_attentions: return the probabilities.
+        projects: whether the output projection is part of it; else the heads' values are given back, (b, s, t, h, k).
     """
 
     cls_only: bool = False
     output_attentions: bool = False
+    projects: bool = True
 
     @nn.compact
     def __call__(
@@ -66,6 +68,8 @@ class TimesformerAttention(TimesformerModule):
                 precision=self.precision,
                 implementation=implementation,
             )
+        if not self.projects:
+            return values, probabilities if self.output_attentions else None
         output = jax.tree.map(self.dense(config.hidden_size, "output", axis=(-2, -1)), values)
         if not isinstance(output, tuple):
             output = nn.Dropout(config.hidden_dropout_prob, deterministic=not train)(output)

@@ -1,6 +1,9 @@
 """Compiling no more than needed: JAX's persistent cache for the commands, and few sizes of batches."""
 
+import contextlib
+import ctypes
 import functools
+import gc
 import os
 import sys
 from pathlib import Path
@@ -64,6 +67,13 @@ def compiler_options() -> dict[str, str]:
     except jax.errors.JaxRuntimeError:
         return {}
     return options
+
+
+def release_memory() -> None:
+    """Gives back to the system what compiling leaves behind: some hundred megabytes, which glibc else keeps."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def user_cache() -> Path:

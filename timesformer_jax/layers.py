@@ -6,6 +6,7 @@ frame, (b, n*t, 1, d), which makes it the space-only layer with one frame; but f
 over devices (see ring.py). Letters are those of modeling.py.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ from .attention_layers import NeighbourhoodAttention, TimesformerAttention
 from .embeddings import extract_patches, resize_space_embedding, resize_time_embedding
 from .module import TimesformerModule
 from .neighbourhoods import Grid
-from .products import computed_before
+from .products import computed_before, matrix_product
 from .schemes import Reach, Step, attention_steps, has_position_embeddings, has_time_embeddings, steps_for_cls
 from .sharding import axes_in_use, devices_along
 
@@ -166,12 +167,15 @@ class TimesformerLayer(TimesformerModule):
 
     def over_time(self, step: Step, cls: Array, patches: Array, drop_path_rate: Array, cls_only: bool) -> Residuals:
         """Each place by itself, without CLS."""
+        merged = self.merges_projections(patches)
         attention = TimesformerAttention(
-            **self.settings(), output_attentions=self.output_attentions, name=step.attention
+            **self.settings(), output_attentions=self.output_attentions, projects=not merged, name=step.attention
         )
         residual, probabilities = attention(self.norm(step.norm)(patches), temporal=True, train=self.train)
-        residual = residual * self.drop_path(drop_path_rate, (*patches.shape[:2], 1, 1))
-        return None, self.dense_after(step)(residual), probabilities
+        scale = self.drop_path(drop_path_rate, (*patches.shape[:2], 1, 1))
+        if merged:
+            return None, self.merged_projections(step, residual, scale), probabilities
+        return None, self.dense_after(step)(residual * scale), probabilities
 
     def over_frame(self, step: Step, cls: Array, patches: Array, drop_path_rate: Array, cls_only: bool) -> Residuals:
         """Each frame by itself, CLS (or a copy of it) first."""
@@ -229,6 +233,35 @@ class TimesformerLayer(TimesformerModule):
         """The LayerNorm before a projection."""
         layer_norm = self.layer_norm(name)
         return layer_norm if self.train else lambda tokens: computed_before(layer_norm(tokens))
+
+    def merges_projections(self, patches: Float[Array, "b n t d"]) -> bool:
+        """Whether `merged_projections` saves work: in training, with more tokens on each device than they are wide."""
+        drops = self.config.hidden_dropout_prob > 0
+        if not self.train or self.folded or drops or self.is_initializing():
+            return False
+        devices = devices_along((*axes_in_use("batch"), *axes_in_use("parallel")))
+        return math.prod(patches.shape[:3]) > devices * self.config.hidden_size
+
+    def merged_projections(
+        self, step: Step, values: Float[Array, "b n t h k"], scale: Array | int
+    ) -> Float[Array, "b n t d"]:
+        """The output projection, stochastic depth and the dense layer after it, with one product of the tokens.
+
+        Nothing but a factor for each row lies between the two, so their kernels are multiplied first: a product less of
+        the tokens here, two less in the backward pass, and an array less to keep for it.
+        """
+        params: Any = self.variables["params"]
+        exact = jnp.promote_types(self.dtype, jnp.float32)
+        output, dense = jax.tree.map(
+            lambda leaf: leaf.astype(exact), (params[step.attention]["output"], params[step.dense])
+        )
+        kernel, bias = (
+            jnp.tensordot(leaf, dense["kernel"], 1, precision=self.precision).astype(self.dtype)
+            for leaf in (output["kernel"], output["bias"])
+        )
+        contracted = (((3, 4), (0, 1)), ((), ()))
+        residual = matrix_product(values, kernel, contracted, precision=self.precision) + bias
+        return residual * scale + dense["bias"].astype(self.dtype)
 
     def needs_whole_clips(self) -> bool:
         """Whether joint attention can't leave a clip's frames where they are (see ring.py), and gathers them."""

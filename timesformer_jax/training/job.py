@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from ..checkpoints.mapping import Params
-from ..compilation import compiler_options
+from ..compilation import compiler_options, release_memory
 from ..distributed import is_first, wait_for_all
 from ..distributed import step as shown_step
 from ..errors import DataError
@@ -85,7 +85,9 @@ class Job:
         places = (jax.tree.map(lambda leaf: leaf.sharding, template), None)
         with use_mesh(self.mesh), shown_step("compiling the training step"):
             step = jax.jit(self.step, donate_argnums=0, out_shardings=places, compiler_options=compiler_options())
-            return step.lower(template, batch).compile()
+            compiled = step.lower(template, batch).compile()
+        release_memory()
+        return compiled
 
     def initial_state(self) -> TrainState:
         """The state before the first step."""
