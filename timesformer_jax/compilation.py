@@ -54,8 +54,8 @@ def compiler_options() -> dict[str, str]:
     """What `jax.jit(..., compiler_options=compiler_options())` makes the model faster with; nothing but on a CPU.
 
     There, XLA gives matrix products and reductions to YNNPACK unless it is told otherwise. With these, it keeps the
-    reductions (softmax among them) and the products go to oneDNN, which is faster on most processors. What XLA_FLAGS
-    says of it wins, and a compiler that does not know the option is not given it.
+    reductions (softmax among them) and the products go to oneDNN, which is as fast or faster. What XLA_FLAGS says of it
+    wins, and a compiler that does not know the option is not given it.
     """
     import jax
 

@@ -230,7 +230,7 @@ class TimesformerLayer(TimesformerModule):
         return self.dense(self.config.hidden_size, step.dense, kernel_init=initializers.zeros)
 
     def norm(self, name: str) -> Callable[[Array], Array]:
-        """The LayerNorm before a projection."""
+        """The LayerNorm before a projection, kept apart from it but in training, where that has a gradient."""
         layer_norm = self.layer_norm(name)
         return layer_norm if self.train else lambda tokens: computed_before(layer_norm(tokens))
 

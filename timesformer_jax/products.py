@@ -44,7 +44,8 @@ def matrix_product(
 def computed_before(tokens: Float[Array, "..."]) -> Float[Array, "..."]:
     """The tokens as they are, kept apart from the product that takes them.
 
-    On a CPU, XLA else makes LayerNorm and a large product after it one call of YNNPACK, which on most processors is
-    slower than the two. This is an operation that it does not know (`jax.lax.optimization_barrier` is gone by then).
+    On a CPU, XLA else makes LayerNorm and a large product after it one call of YNNPACK, which is slower than the two on
+    some processors, and never faster. This is an operation that it does not know (`jax.lax.optimization_barrier` is
+    gone by then).
     """
     return jax.lax.clamp(jnp.array(-jnp.inf, tokens.dtype), tokens, jnp.array(jnp.inf, tokens.dtype))
