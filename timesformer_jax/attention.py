@@ -33,9 +33,9 @@ def choose_implementation(
     """How attention over so many tokens is computed; the one place where that is decided.
 
     "plain"   the whole matrix of probabilities: fastest up to a thousand tokens or two. On a CPU, XLA hands the
-              softmax, with what it can of the products beside it, to YNNPACK. On a TPU, padding 197 tokens to the 256 that its
-              matrix unit takes (and 8 frames to as many) costs less than a kernel that keeps running sums would, and
-              XLA fuses the softmax with the products.
+              softmax, with what it can of the products beside it, to YNNPACK. On a TPU, padding 197 tokens to the 256
+              that its matrix unit takes (and 8 frames to as many) costs less than a kernel that keeps running sums
+              would, and XLA fuses the softmax with the products.
     "blocks"  blockwise.py: memory in proportion to the tokens, on any device.
     "cudnn"   cuDNN's fused attention, for half precision on a GPU. Never chosen by itself: a program for it can't even
               be lowered where cuDNN isn't. Untested: nobody has run it yet. Few tokens (the frames) stay with "plain".
