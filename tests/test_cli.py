@@ -3,14 +3,17 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from reference import tiny_reference
 from videos import moving_pictures, write_video
 
-from timesformer_jax import VideoClassifier
+from timesformer_jax import VideoClassifier, cli
 from timesformer_jax.cli import main
 
 
@@ -173,3 +176,19 @@ def test_the_readmes_first_command(tmp_path: Path) -> None:
     assert "the middle 8 x 32 frames" in result.stderr
     again = subprocess.run([timesformer, "sample", "try"], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (again.returncode, "exists already" in again.stderr) == (2, True)
+
+
+def test_what_foreign_threads_raise_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", reported.append)
+    cli.hush_foreign_threads.cache_clear()
+    cli.hush_foreign_threads()
+    of_a_destructor, of_none = SimpleNamespace(object=print), SimpleNamespace(object=None)
+    for unraisable in (of_none, of_a_destructor):
+        thread = threading.Thread(target=sys.unraisablehook, args=(unraisable,))
+        thread.start()
+        thread.join()
+    assert reported == [of_a_destructor]
+    sys.unraisablehook(of_none)  # pyright: ignore[reportArgumentType]
+    assert reported == [of_a_destructor, of_none]
+    cli.hush_foreign_threads.cache_clear()

@@ -2,12 +2,14 @@
 
 import atexit
 import dataclasses
+import functools
 import gc
 import logging
 import os
 import platform
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -62,10 +64,11 @@ def run_command(command: Callable[[], int], *, cache: bool = True, cache_directo
         cache_directory: where; in the user's cache directory when not given.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports its progress there
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax: its progress, and what it raises, too
     logging.getLogger("huggingface_hub").propagate = False  # it prints its lines itself
     if cache:
         enable_compilation_cache(cache_directory)
+    hush_foreign_threads()
     atexit.register(gc.freeze)  # nothing is searched for garbage when the process ends anyway
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     try:
@@ -86,6 +89,19 @@ def run_command(command: Callable[[], int], *, cache: bool = True, cache_directo
         say("interrupted")
         return 130
     return 1
+
+
+@functools.cache
+def hush_foreign_threads() -> None:
+    """Keeps quiet what threads that are not Python's raise: TensorStore's do, and Orbax raises it besides."""
+    report = sys.unraisablehook
+
+    def report_others(unraisable: Any) -> None:
+        # Those belong to no object, where a destructor's do.
+        if unraisable.object is not None or threading.current_thread() is threading.main_thread():
+            report(unraisable)
+
+    sys.unraisablehook = report_others
 
 
 def refuse_urls(command: Any) -> None:

@@ -137,7 +137,9 @@ def test_other_numbers_of_devices(videos: Path, cache: Path, undisturbed: Path, 
     found, expected = ([json.loads(line) for line in outcome(r)["metrics"].splitlines()] for r in (run, undisturbed))
     assert [line["step"] for line in found] == [line["step"] for line in expected]
     for one, other in zip(found, expected, strict=True):
-        assert one.get("loss") == pytest.approx(other.get("loss"), rel=1e-3)
+        assert ("loss" in one) == ("loss" in other)  # the others are of validations
+        if "loss" in one:
+            assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
     devices = [len(json.loads(line)["devices"]) for line in (run / "versions.jsonl").read_text().splitlines()]
     assert devices == [1, 2]
 
