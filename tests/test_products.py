@@ -137,7 +137,7 @@ def test_merged_projections_are_the_two_after_each_other(remat: Any, monkeypatch
 
 
 @pytest.mark.usefixtures("x64")
-def test_projections_are_merged_where_that_saves_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_projections_are_merged_where_that_saves_work() -> None:
     apart = dense_products(*divided(), train=False)
     assert dense_products(*divided()) == apart - 1
     assert dense_products(*divided(hidden_dropout_prob=0.1)) == apart  # which acts between the two
