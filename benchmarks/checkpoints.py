@@ -18,12 +18,12 @@ from pathlib import Path
 
 IMPORTS = """
 import sys, jax
-import timesformer_jax, timesformer_jax.cli, timesformer_jax.conversion, orbax.checkpoint, huggingface_hub
+import timesformer_jax, timesformer_jax.cli, timesformer_jax.conversion.convert, orbax.checkpoint, huggingface_hub
 jax.devices()
 """
 LOAD = "model, params = timesformer_jax.TimesformerForVideoClassification.from_pretrained(sys.argv[1])\n"
-CONVERT = "timesformer_jax.conversion.convert_hf_to_flax(sys.argv[1], sys.argv[2], overwrite=True)\n"
-BACK = "timesformer_jax.conversion.convert_flax_to_hf(sys.argv[1], sys.argv[2], overwrite=True)\n"
+CONVERT = "timesformer_jax.conversion.convert.convert_hf_to_flax(sys.argv[1], sys.argv[2], overwrite=True)\n"
+BACK = "timesformer_jax.conversion.convert.convert_flax_to_hf(sys.argv[1], sys.argv[2], overwrite=True)\n"
 ORBAX = """
 import numpy as np
 from pathlib import Path
@@ -57,7 +57,7 @@ def make_checkpoints(directory: Path) -> int:
     import transformers
 
     from timesformer_jax import TimesformerForVideoClassification
-    from timesformer_jax.conversion import convert_hf_to_flax
+    from timesformer_jax.conversion.convert import convert_hf_to_flax
 
     torch.manual_seed(0)
     model = transformers.TimesformerForVideoClassification(transformers.TimesformerConfig(num_labels=400))

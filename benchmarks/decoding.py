@@ -22,7 +22,7 @@ import av
 import numpy as np
 
 from timesformer_jax import read_clip
-from timesformer_jax.sampling import clip_indices, evenly_spread_indices
+from timesformer_jax.video.sampling import clip_indices, evenly_spread_indices
 
 SECONDS = (10, 120)
 KEYFRAMES = (30, 250)

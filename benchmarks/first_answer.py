@@ -18,7 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from timesformer_jax.sample import moving_disc, write_sample, write_video
+from timesformer_jax.demo.sample import moving_disc, write_sample
+from timesformer_jax.video.writing import write_video
 
 REFERENCE = """
 import sys

@@ -80,8 +80,8 @@ def random_clips(frames: int, clips: int) -> np.ndarray:
 def ours(path: Path, pixel_values: np.ndarray) -> Callable[[], np.ndarray]:
     """The forward pass of this package."""
     from timesformer_jax import TimesformerForVideoClassification
-    from timesformer_jax.folding import fold_for_inference
-    from timesformer_jax.forward import Forward
+    from timesformer_jax.inference.batching import Forward
+    from timesformer_jax.inference.folding import fold_for_inference
 
     module, params = fold_for_inference(*TimesformerForVideoClassification.from_pretrained(path))
     forward = Forward(module, {"params": params})
@@ -114,7 +114,7 @@ def products(attention_type: str, frames: int, clips: int) -> Callable[[], objec
     import jax
     import jax.numpy as jnp
 
-    from timesformer_jax.compilation import compiler_options
+    from timesformer_jax.support.compilation import compiler_options
 
     width, heads, patches, layers = 768, 12, 196, 12
     tokens = {"divided_space_time": frames * (patches + 1), "space_only": frames * (patches + 1)}.get(

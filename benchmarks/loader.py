@@ -23,8 +23,9 @@ from PIL import Image
 from transformers import VideoMAEImageProcessor
 
 from timesformer_jax import probe, read_frames
-from timesformer_jax.training.clips import cut, frame_indices, random_window, read_clips
-from timesformer_jax.training.data import Augmentation, ClipShape, DataConfig, training_batches
+from timesformer_jax.data.batches import training_batches
+from timesformer_jax.data.clips import cut, frame_indices, random_window, read_clips
+from timesformer_jax.data.config import Augmentation, ClipShape, DataConfig
 
 HEIGHT, WIDTH, FRAMES, FPS = 256, 340, 300, 30
 CLIP = ClipShape(8, 224, 224, 32)

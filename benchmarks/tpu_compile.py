@@ -35,6 +35,7 @@ from jax.experimental import topologies
 from roofline import ASSUMPTIONS, CHIPS, forward_flops, step_flops
 
 from timesformer_jax import TimesformerConfig, TimesformerForVideoClassification, VideoProcessor
+from timesformer_jax.evaluation.metrics import make_predict
 from timesformer_jax.sharding import (
     MeshConfig,
     ShardingRules,
@@ -44,7 +45,6 @@ from timesformer_jax.sharding import (
     shardings_of,
     use_mesh,
 )
-from timesformer_jax.training.evaluate import make_predict
 from timesformer_jax.training.optimizer import make_optimizer
 from timesformer_jax.training.recipe import TrainConfig
 from timesformer_jax.training.schedule import learning_rate_schedule

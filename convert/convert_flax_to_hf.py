@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from timesformer_jax.cli import run_command
-from timesformer_jax.options import Flag, Loading
+from timesformer_jax.commands.options import Flag, Loading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Arguments:
 
     def run(self) -> int:
         """Converts, and says where the result is."""
-        from timesformer_jax.conversion import convert_flax_to_hf
+        from timesformer_jax.conversion.convert import convert_flax_to_hf
 
         convert_flax_to_hf(
             self.source,

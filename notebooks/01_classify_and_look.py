@@ -26,15 +26,15 @@ import numpy as np
 from huggingface_hub import hf_hub_download
 
 from timesformer_jax import VideoClassifier
-from timesformer_jax.attention_maps import attention_maps
+from timesformer_jax.data.motion import MotionTask, motion_clip, write_keyframes
 from timesformer_jax.errors import CheckpointError
-from timesformer_jax.overlay import Scale
-from timesformer_jax.predictions import best_predictions
-from timesformer_jax.relevance import class_relevance
-from timesformer_jax.rollout import attention_rollout
-from timesformer_jax.training.motion import MotionTask, motion_clip, write_keyframes
-from timesformer_jax.video_encoder import VideoEncoder
-from timesformer_jax.visualization import embedding_figure, overlay_figure, temporal_figure
+from timesformer_jax.inference.predictions import best_predictions
+from timesformer_jax.interpret.attention_maps import attention_maps
+from timesformer_jax.interpret.figures import embedding_figure, overlay_figure, temporal_figure
+from timesformer_jax.interpret.overlay import Scale
+from timesformer_jax.interpret.relevance import class_relevance
+from timesformer_jax.interpret.rollout import attention_rollout
+from timesformer_jax.interpret.video_encoder import VideoEncoder
 
 # %% [markdown]
 # ## A model and a video

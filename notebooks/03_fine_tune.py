@@ -35,13 +35,13 @@ import numpy as np
 from IPython.display import Image
 
 from timesformer_jax import TimesformerForVideoClassification, VideoClassifier
+from timesformer_jax.data.config import Augmentation, DataConfig
+from timesformer_jax.data.motion import MotionTask, write_motion
 from timesformer_jax.errors import CheckpointError
-from timesformer_jax.exporting import export_classifier
-from timesformer_jax.training.data import Augmentation, DataConfig
-from timesformer_jax.training.evaluation_run import Views, evaluate
+from timesformer_jax.evaluation.evaluate import Views, evaluate
+from timesformer_jax.inference.export import export_classifier
+from timesformer_jax.support.files import read_lines
 from timesformer_jax.training.loop import train
-from timesformer_jax.training.metrics import read_lines
-from timesformer_jax.training.motion import MotionTask, write_motion
 from timesformer_jax.training.recipe import PRESETS, Optimizer
 
 # %% [markdown]

@@ -35,8 +35,8 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from timesformer_jax import TimesformerForVideoClassification, VideoProcessor
+from timesformer_jax.data.motion import MotionTask, motion_clip
 from timesformer_jax.sharding import MeshConfig, global_batch, make_mesh, shardings_of, use_mesh
-from timesformer_jax.training.motion import MotionTask, motion_clip
 
 print(f"{jax.device_count()} devices of kind {jax.devices()[0].device_kind}")
 
@@ -150,7 +150,7 @@ plt.show()
 # Of the code above, two lines:
 #
 # - the simulated devices go, and every host calls `jax.distributed.initialize()` first
-#   (`timesformer_jax.distributed` does it with shorter timeouts and clearer errors);
+#   (`timesformer_jax.support.distributed` does it with shorter timeouts and clearer errors);
 # - each host reads only its own clips: `batch_share(mesh, batch_size)` says which, and `global_batch` takes those.
 #
 # `timesformer train` does both. The command is the one for a single device, with the mesh as options:

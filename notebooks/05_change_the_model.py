@@ -35,10 +35,11 @@ import optax
 from flax.traverse_util import path_aware_map
 
 from timesformer_jax import TimesformerConfig, TimesformerForVideoClassification, VideoProcessor
-from timesformer_jax.attention import spatial_attention, temporal_attention
-from timesformer_jax.layers import TimesformerEmbeddings, TimesformerMlp, TimesformerModule
-from timesformer_jax.rematerialization import scan_layers
-from timesformer_jax.training.motion import MotionTask, motion_clip
+from timesformer_jax.data.motion import MotionTask, motion_clip
+from timesformer_jax.model.attention import spatial_attention, temporal_attention
+from timesformer_jax.model.layers import TimesformerEmbeddings, TimesformerMlp
+from timesformer_jax.model.module import TimesformerModule
+from timesformer_jax.model.remat import scan_layers
 
 # %% [markdown]
 # ## The scheme

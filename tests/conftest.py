@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Generator
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # commands would fill the user's
@@ -10,30 +11,24 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-# The modules whose signatures state array shapes. (Not those that check for themselves what users hand in and promise
-# an error of their own: config, checkpoints, pretrained. Nor outputs, which JAX fills with all sorts of things.)
-ARRAY_MODULES = (
-    "activations",
-    "attention",
-    "attention_layers",
-    "blockwise",
-    "embeddings",
-    "layers",
-    "losses",
-    "modeling",
-    "neighbourhood_attention",
-    "neighbourhoods",
-    "packets",
-    "decoding",
-    "ring",
+# Every module whose signatures state array shapes, but for those that check for themselves what users hand in and
+# promise an error of their own, and the outputs, which JAX fills with all sorts of things.
+UNCHECKED = (
+    *("checkpoints", "model/outputs"),
+    *("inference", "evaluation", "training", "demo", "ablation"),
+    *("interpret/features", "interpret/feature_files", "interpret/layerwise", "interpret/methods"),
+    *("interpret/relevance", "interpret/video_encoder"),
+    *("data/sources", "data/samples", "data/shards", "video/reading", "video/processing", "video/streaming"),
+    *("video/sampling", "video/windows", "video/writing", "position_embeddings"),
 )
-LOOKING_MODULES = ("rollout", "attention_maps", "overlay", "animation", "visualization")
-TRAINING_MODULES = ("appearance", "clips", "mixing", "motion")
-install_import_hook(
-    [f"timesformer_jax.{module}" for module in ARRAY_MODULES + LOOKING_MODULES]
-    + [f"timesformer_jax.training.{module}" for module in TRAINING_MODULES],
-    "beartype.beartype",
-)
+
+PACKAGE = Path(__file__).parents[1] / "timesformer_jax"
+CHECKED = [
+    "timesformer_jax." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if "from jaxtyping import" in path.read_text() and not str(path.relative_to(PACKAGE)).startswith(UNCHECKED)
+]
+install_import_hook(CHECKED, "beartype.beartype")
 
 
 @pytest.fixture

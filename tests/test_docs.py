@@ -23,7 +23,7 @@ from tiny_flax import tiny_flax
 from videos import moving_pictures, write_video
 
 from timesformer_jax import VideoProcessor
-from timesformer_jax.training.motion import MotionTask, motion_clip, write_keyframes
+from timesformer_jax.data.motion import MotionTask, motion_clip, write_keyframes
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

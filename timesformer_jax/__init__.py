@@ -1,11 +1,11 @@
 """TimeSformer for JAX and Flax, equal to the PyTorch reference."""
 
 from .config import TimesformerConfig
-from .decoding import DamagedVideoWarning
-from .inference import VideoClassifier
-from .modeling import TimesformerForVideoClassification, TimesformerModel
-from .processing import VideoProcessor
-from .video import probe, read_clip, read_frames
+from .inference.classifier import VideoClassifier
+from .model.modeling import TimesformerForVideoClassification, TimesformerModel
+from .video.decoding import DamagedVideoWarning
+from .video.processing import VideoProcessor
+from .video.reading import probe, read_clip, read_frames
 
 __all__ = [
     "DamagedVideoWarning",

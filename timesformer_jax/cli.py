@@ -27,15 +27,15 @@ from .commands.export import Export
 from .commands.features import Features
 from .commands.inspect import Inspect
 from .commands.motion import Motion
+from .commands.options import Flag
 from .commands.pack import Pack
 from .commands.sample import Sample
 from .commands.summary import Summary
 from .commands.train import Train
 from .commands.visualize import Visualize
-from .compilation import enable_compilation_cache
 from .errors import ConfigError, TimesformerError, TrainingError, VerificationError
-from .options import Flag
-from .progress import say
+from .support.compilation import enable_compilation_cache
+from .support.progress import say
 
 COMMANDS: dict[str, Any] = {
     "ablate": Ablate,

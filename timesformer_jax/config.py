@@ -16,12 +16,13 @@ from flax.core import FrozenDict
 
 from .activations import ACTIVATIONS
 from .errors import ConfigError
-from .files import read_json, write_atomically
 from .presets import PRESETS
+from .support.files import read_json, write_atomically
 
 AttentionType = Literal["divided_space_time", "space_only", "joint_space_time", "sparse_local_global", "axial"]
 PositionEmbeddingType = Literal["space_time", "space", "none"]
 AttentionOrder = Literal["time_space", "space_time", "parallel"]
+AttentionImplementation = Literal["auto", "plain", "blocks", "cudnn"]
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 Size = int | tuple[int, int]
 

@@ -11,8 +11,8 @@ from originals import original_reference, save_original
 from reference import ATTENTION_TYPES, TINY, assert_close, clip, run_flax, tiny_reference, to_flax
 
 from timesformer_jax import TimesformerForVideoClassification, TimesformerModel
-from timesformer_jax.checkpoints import load_checkpoint
 from timesformer_jax.checkpoints.mapping import flat_names
+from timesformer_jax.checkpoints.open import load_checkpoint
 from timesformer_jax.errors import CheckpointError, ConfigError
 
 PLACE = "timesformer/embeddings/position_embeddings"

@@ -23,12 +23,12 @@ import torch
 from reference import tiny_reference
 
 from timesformer_jax import TimesformerForVideoClassification
-from timesformer_jax.checkpoints import load_checkpoint
 from timesformer_jax.checkpoints import tensors as tensors_module
-from timesformer_jax.conversion import convert_hf_to_flax
+from timesformer_jax.checkpoints.inspection import inspect_checkpoint
+from timesformer_jax.checkpoints.open import load_checkpoint
+from timesformer_jax.conversion.convert import convert_hf_to_flax
 from timesformer_jax.errors import CheckpointError, TimesformerError
-from timesformer_jax.files import fill_directory, read_json, write_atomically
-from timesformer_jax.inspection import inspect_checkpoint
+from timesformer_jax.support.files import fill_directory, read_json, write_atomically
 
 LFS_POINTER = (
     b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b\nsize 486\n"
@@ -582,7 +582,8 @@ def test_an_interrupt_leaves_everything_as_it_was(originals: Path, tmp_path: Pat
     before = contents_of(target)
     # The first file that is renamed or closed inside the temporary directory stops and says so.
     pause = f"""
-import pathlib, signal, time, timesformer_jax.checkpoints, timesformer_jax.conversion, timesformer_jax.pretrained
+import pathlib, signal, time, timesformer_jax.conversion.convert
+import timesformer_jax.checkpoints.pretrained
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without it
 def paused(*args, **kwargs):
     pathlib.Path({str(ready)!r}).touch()

@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from reference import tiny_reference
 from safetensors import safe_open
 
-from timesformer_jax.checkpoints import load_checkpoint
+from timesformer_jax.checkpoints.inspection import inspect_checkpoint
 from timesformer_jax.checkpoints.mapping import get_leaf, mapping_table
-from timesformer_jax.conversion import convert_hf_to_flax
+from timesformer_jax.checkpoints.open import load_checkpoint
+from timesformer_jax.conversion.convert import convert_hf_to_flax
 from timesformer_jax.errors import TimesformerError
-from timesformer_jax.inspection import inspect_checkpoint
 
 SECONDS = 30
 """No case may take longer."""

@@ -20,8 +20,9 @@ from safetensors import safe_open
 
 import timesformer_jax
 from timesformer_jax import TimesformerConfig, TimesformerForVideoClassification, TimesformerModel
-from timesformer_jax.checkpoints import load_checkpoint, tensors
+from timesformer_jax.checkpoints import tensors
 from timesformer_jax.checkpoints.mapping import flat_names, mapping_table
+from timesformer_jax.checkpoints.open import load_checkpoint
 from timesformer_jax.errors import CheckpointError
 
 FORMATS: dict[str, dict[str, Any]] = {

@@ -8,8 +8,8 @@ import torch
 from originals import original_reference, save_original
 from reference import tiny_reference
 
-from timesformer_jax.checkpoints import load_checkpoint
 from timesformer_jax.checkpoints.labels import read_labels
+from timesformer_jax.checkpoints.open import load_checkpoint
 from timesformer_jax.errors import CheckpointError
 
 NAMES = ["abseiling", "air drumming", 'pushing "something", left', "ça va", "1", "6", "yoga"]

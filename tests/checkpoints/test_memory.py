@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from timesformer_jax.conversion import convert_hf_to_flax
+from timesformer_jax.conversion.convert import convert_hf_to_flax
 
 pytestmark = [
     pytest.mark.slow,
@@ -20,7 +20,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import jax, numpy, orbax.checkpoint, huggingface_hub.serialization, safetensors.numpy, tensorstore
-import timesformer_jax, timesformer_jax.conversion
+import timesformer_jax, timesformer_jax.conversion.convert
 if {torch}:
     import torch, torch.utils.serialization
 jax.numpy.zeros(3).block_until_ready()
@@ -38,8 +38,8 @@ LOAD = """
 _, params = timesformer_jax.TimesformerForVideoClassification.from_pretrained(source)
 jax.block_until_ready(params)
 """
-TO_FLAX = "timesformer_jax.conversion.convert_hf_to_flax(source, target)"
-TO_HF = "timesformer_jax.conversion.convert_flax_to_hf(source, target)"
+TO_FLAX = "timesformer_jax.conversion.convert.convert_hf_to_flax(source, target)"
+TO_HF = "timesformer_jax.conversion.convert.convert_flax_to_hf(source, target)"
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from reference import assert_close, run_flax
 from safetensors.torch import save_file
 
 from timesformer_jax import TimesformerForVideoClassification, TimesformerModel, VideoProcessor
-from timesformer_jax.checkpoints import load_checkpoint
 from timesformer_jax.checkpoints.mapping import flat_names
-from timesformer_jax.checkpoints.resize import resize_bicubic
+from timesformer_jax.checkpoints.open import load_checkpoint
 from timesformer_jax.errors import CheckpointError, ConfigError
+from timesformer_jax.position_embeddings import resize_bicubic
 
 # Rounding alone: float64 carries 1e-16, and a few layers of sums of some dozen terms lose a digit or two of it.
 TOLERANCE = 1e-12

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from timesformer_jax.training.checkpointing import Checkpoints, different, fingerprints, steps_in
+from timesformer_jax.checkpoints.fingerprints import different, fingerprints
+from timesformer_jax.training.checkpointing import Checkpoints, steps_in
 from timesformer_jax.training.recipe import Checkpointing
 from timesformer_jax.training.step import TrainState
 

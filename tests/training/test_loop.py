@@ -14,16 +14,16 @@ import transformers
 from runs import recipe, videos
 
 from timesformer_jax import TimesformerForVideoClassification, VideoProcessor
-from timesformer_jax.checkpoints import load_checkpoint
+from timesformer_jax.checkpoints.inspection import inspect_checkpoint
 from timesformer_jax.checkpoints.mapping import flat_names
-from timesformer_jax.conversion import convert_flax_to_hf, convert_hf_to_flax
+from timesformer_jax.checkpoints.open import load_checkpoint
+from timesformer_jax.conversion.convert import convert_flax_to_hf, convert_hf_to_flax
 from timesformer_jax.errors import CheckpointError, TrainingError
-from timesformer_jax.inspection import inspect_checkpoint
+from timesformer_jax.evaluation.metrics import make_predict
+from timesformer_jax.support.files import read_lines
 from timesformer_jax.training import job
-from timesformer_jax.training.evaluate import make_predict
 from timesformer_jax.training.initial_model import start_from_recipe
 from timesformer_jax.training.loop import TrainResult, train
-from timesformer_jax.training.metrics import read_lines
 from timesformer_jax.training.recipe import Checkpointing, Optimizer, Schedule
 from timesformer_jax.training.run_directory import RunDirectory, RunError
 from timesformer_jax.training.stopping import StopRequest

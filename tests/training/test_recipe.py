@@ -11,7 +11,7 @@ from runs import arguments, recipe
 from timesformer_jax.cli import main
 from timesformer_jax.errors import ConfigError
 from timesformer_jax.presets import PRESETS as ARCHITECTURES
-from timesformer_jax.training.metrics import cut_lines, read_lines
+from timesformer_jax.support.files import cut_lines, read_lines
 from timesformer_jax.training.recipe import PRESETS, Optimizer, Schedule, TrainConfig, total_steps
 from timesformer_jax.training.run_directory import RunDirectory, RunError
 from timesformer_jax.training.schedule import learning_rate_schedule

@@ -6,11 +6,10 @@ from typing import Any, Literal
 import numpy as np
 
 from ..config import TimesformerConfig
-from ..embeddings import resize_space_embedding, resize_time_embedding
 from ..errors import CheckpointError
+from ..position_embeddings import resize_bicubic, resize_space_embedding, resize_time_embedding
 from ..schemes import attention_steps
 from .mapping import BACKBONE, Params, get_leaf, mapping_table, set_leaf
-from .resize import resize_bicubic
 
 Resize = Literal["nearest", "bicubic"]
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import CheckpointError
-from ..files import read_json
+from ..support.files import read_json
 from .contents import Contents, WeightsFile, open_weights, prefix_before
-from .facebook import MARK, is_facebook, open_facebook
-from .renaming import PATCHES
+from .names import PATCHES
+from .original import MARK, is_facebook, open_facebook
 from .source import Source
 from .vit import PatchOrder, open_timm_vit, open_transformers_vit
 

@@ -10,7 +10,7 @@ from ..errors import CheckpointError
 from ..presets import published_sampling_rate
 from .hub import PROCESSOR_FILES, HubOptions, download
 from .huggingface import WEIGHTS_FILES, find_weights
-from .native import PARAMS, is_converted
+from .orbax_directory import PARAMS, is_converted
 from .training_run import find_training_state
 
 SHIPPED = Path(__file__).parents[1] / "models"

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
-from ..files import is_lfs_pointer, read_json
+from ..support.files import is_lfs_pointer, read_json
 from .mapping import flat_names
 from .signatures import kind_of_file, may_be_pickle
 

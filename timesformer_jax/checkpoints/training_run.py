@@ -15,7 +15,7 @@ import numpy as np
 from ..config import TimesformerConfig
 from ..errors import CheckpointError
 from .mapping import Params, flat_names, get_leaf, mapping_table, set_leaf
-from .native import require_stored
+from .orbax_directory import require_stored
 
 TrainingWeights = Literal["ema", "last"]
 

@@ -16,11 +16,11 @@ import numpy as np
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError, ConfigError
-from ..files import read_json
+from ..support.files import read_json
 from .contents import Contents, Tensors, WeightsFile, without_prefix
 from .mapping import BACKBONE
+from .names import PATCHES, config_from_shapes, renamed, require_model, sides, to_original, with_head_names
 from .preprocessing import Preprocessing
-from .renaming import PATCHES, config_from_shapes, renamed, require_model, sides, to_original, with_head_names
 from .tensors import LazyTensor
 
 PatchOrder = Literal["channels_first", "channels_last"]

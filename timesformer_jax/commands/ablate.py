@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ..progress import say
-from ..progress import step as shown_step
-from ..training.motion import MotionTask
+from ..ablation.variants import SetName, variants_of
+from ..data.motion import MotionTask
+from ..support.progress import say
+from ..support.progress import step as shown_step
 from ..training.recipe import PRESETS, TrainConfig
 from ..training.stopping import StopRequest
-from ..training.variants import SetName, variants_of
 
 if TYPE_CHECKING:
     Preset = TrainConfig
@@ -56,8 +56,8 @@ class Ablate:
     def run(self) -> int:
         """Does what has not been done before, and writes the report."""
         with StopRequest().listening() as stop:
-            from ..training.ablation import Ablation, MotionVideos, ablate
-            from ..training.evaluation_run import Views
+            from ..ablation.ablate import Ablation, MotionVideos, ablate
+            from ..evaluation.evaluate import Views
 
             ablation = Ablation(
                 self.config,
@@ -72,7 +72,7 @@ class Ablate:
         if results is None:
             return 0
         with shown_step("writing the report"):
-            from ..training.ablation_report import write_report
+            from ..ablation.report import write_report
 
             report = write_report(ablation, results)
         failed = [

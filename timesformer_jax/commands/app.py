@@ -6,8 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from ..options import Loading
-from ..progress import say, step
+from ..support.progress import say, step
+from .options import Loading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,8 @@ class App:
 
     def run(self) -> int:
         """Serves the page until it is interrupted."""
-        from ..app import Explorer, import_gradio, serve
+        from ..demo.app import import_gradio, serve
+        from ..demo.explorer import Explorer
 
         with step("loading Gradio"):
             import_gradio()

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ..errors import TimesformerError, VideoError
-from ..options import DTypeName, Flag, Loading, WeightsName, enable_x64
-from ..progress import counter, say
+from ..inference.batching import Weights
 from ..sharding import MeshConfig, make_mesh
+from ..support.dtypes import DTypeName, enable_x64
+from ..support.progress import counter, say
+from .options import Flag, Loading
 
 if TYPE_CHECKING:
-    from ..inference import VideoClassifier
-    from ..predictions import Answer, LongAnswer
+    from ..inference.classifier import VideoClassifier
+    from ..inference.predictions import Answer, LongAnswer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Classify:
     overlap: float | None = None
     seconds: float | None = None
     dtype: DTypeName = "float32"
-    weights: WeightsName = "float"
+    weights: Weights = "float"
     batch_size: int | None = None
     json: Flag = False
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
@@ -61,7 +63,7 @@ class Classify:
         enable_x64(self.dtype)
         mesh = make_mesh(self.mesh)
         say(f"loading {self.model} ...")
-        from ..inference import VideoClassifier
+        from ..inference.classifier import VideoClassifier
 
         classify = VideoClassifier.from_pretrained(
             self.model,

@@ -6,7 +6,7 @@ from pathlib import Path
 import tyro
 
 from ..config import AttentionType
-from ..progress import say, step
+from ..support.progress import say, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Demo:
     def run(self) -> int:
         """Does it all, and says where things are."""
         with step("starting"):
-            from ..demo import run_demo
+            from ..demo.run import run_demo
 
         result = run_demo(
             self.directory,

@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ..distributed import ProcessOptions, is_first, joined, wait_for_all
-from ..options import DTypeName, Loading, enable_x64
+from ..data.config import DataConfig
 from ..sharding import MeshConfig
-from ..training.data import DataConfig
+from ..support.distributed import ProcessOptions, is_first, joined, wait_for_all
+from ..support.dtypes import DTypeName, enable_x64
+from .options import Loading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Evaluate:
         """Evaluates, and prints a table."""
         enable_x64(self.dtype)
         with joined(self.processes):
-            from ..training.evaluation_run import Views, evaluate
+            from ..evaluation.evaluate import Views, evaluate
 
             evaluation = evaluate(
                 self.checkpoint,

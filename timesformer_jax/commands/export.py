@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ..options import Flag, Loading, WeightsName
-from ..progress import say, step
+from ..inference.batching import Weights
+from ..support.progress import say, step
+from .options import Flag, Loading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +29,14 @@ class Export:
     destination: tyro.conf.Positional[Path]
     platforms: tuple[Literal["cpu", "cuda", "rocm", "tpu"], ...] = ("cpu", "cuda", "tpu")
     dtype: Literal["float32", "bfloat16"] = "float32"
-    weights: WeightsName = "float"
+    weights: Weights = "float"
     overwrite: Flag = False
     loading: Annotated[Loading, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Loading)
 
     def run(self) -> int:
         """Exports, and prints the command that runs the result."""
-        from ..exporting import SCRIPT, export_classifier
-        from ..inference import VideoClassifier
+        from ..inference.classifier import VideoClassifier
+        from ..inference.export import SCRIPT, export_classifier
 
         with step(f"loading {self.checkpoint}"):
             classify = VideoClassifier.from_pretrained(

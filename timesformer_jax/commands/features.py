@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from ..errors import TimesformerError, VideoError
-from ..options import DTypeName, Flag, Loading, enable_x64
-from ..progress import counter, say, step
+from ..support.dtypes import DTypeName, enable_x64
+from ..support.progress import counter, say, step
+from .options import Flag, Loading
 
 if TYPE_CHECKING:
-    from ..features import FeatureReport
-    from ..video_encoder import VideoEncoder
+    from ..interpret.features import FeatureReport
+    from ..interpret.video_encoder import VideoEncoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Features:
 
     def run(self) -> int:
         """Embeds the videos; a bad one is reported and listed in the file, and the others are embedded."""
-        from ..feature_files import require_writable
+        from ..interpret.feature_files import require_writable
 
         require_writable(self.out, overwrite=self.overwrite)
         videos = [*self.videos, *self._listed()]
@@ -60,8 +61,8 @@ class Features:
             raise VideoError("no video is given; name at least one file or directory of pictures.")
         enable_x64(self.dtype)
         with step(f"loading {self.model}"):
-            from ..features import unfinished
-            from ..video_encoder import VideoEncoder
+            from ..interpret.features import unfinished
+            from ..interpret.video_encoder import VideoEncoder
 
             encoder = VideoEncoder.from_pretrained(
                 self.model, head=False, dtype=self.dtype, size=self.size, **self.loading.options()
@@ -81,7 +82,7 @@ class Features:
         return 1 if report.failures else 0
 
     def _extract(self, encoder: "VideoEncoder", videos: Sequence[Path]) -> "FeatureReport":
-        from ..features import extract_features
+        from ..interpret.features import extract_features
 
         with counter(len(videos), "embedding videos") as done:
             return extract_features(

@@ -4,7 +4,7 @@ import dataclasses
 
 import tyro
 
-from ..options import Hub
+from .options import Hub
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Inspect:
 
     def run(self) -> int:
         """Prints the report; exits with 2 when the checkpoint could not be loaded."""
-        from ..inspection import inspect_checkpoint
+        from ..checkpoints.inspection import inspect_checkpoint
 
         report = inspect_checkpoint(self.checkpoint, hub=self.hub.options())
         print(report)

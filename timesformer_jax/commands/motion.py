@@ -5,9 +5,9 @@ from pathlib import Path
 
 import tyro
 
-from ..options import Flag
-from ..progress import say
-from ..training.motion import MotionTask
+from ..data.motion import MotionTask
+from ..support.progress import say
+from .options import Flag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Motion:
 
     def run(self) -> int:
         """Writes the videos, and prints the command that trains on them."""
-        from ..training.motion import write_motion
+        from ..data.motion import write_motion
 
         write_motion(
             self.directory, self.task, train=self.train, test=self.test, seed=self.seed, overwrite=self.overwrite

@@ -6,7 +6,7 @@ from pathlib import Path
 import tyro
 
 from ..errors import DataError
-from ..progress import counter, say
+from ..support.progress import counter, say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Pack:
 
     def run(self) -> int:
         """Packs, and names what was left out. Exits with 0 also then."""
-        from ..training.packing import pack
-        from ..training.sources import read_videos
+        from ..data.packing import pack
+        from ..data.sources import read_videos
 
         if self.threads < 1:
             raise DataError(f"--threads must be 1 or more, not {self.threads}.")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import tyro
 
-from ..options import Flag
-from ..progress import say, step
+from ..support.progress import say, step
+from .options import Flag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Sample:
 
     def run(self) -> int:
         """Writes both, and prints the command that uses them."""
-        from ..sample import write_sample
+        from ..demo.sample import write_sample
 
         with step(f"making a checkpoint with random weights and a video in {self.directory}"):
             checkpoint, video = write_sample(self.directory, self.preset, seed=self.seed, overwrite=self.overwrite)

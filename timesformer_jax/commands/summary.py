@@ -8,7 +8,7 @@ from typing import Any
 import tyro
 
 from ..errors import TimesformerError
-from ..options import ConfigChanges, Flag, Hub
+from .options import ConfigChanges, Flag, Hub
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Summary:
         """Prints the table and the totals."""
         if (self.frames is not None and self.frames < 1) or self.views < 1:
             raise TimesformerError("--frames and --views must be 1 or more.")
-        from ..summary import summarize
+        from ..model.summary import summarize
 
         config, head = self._config()
         changes = {name: value for name, value in dataclasses.asdict(self.config).items() if value is not None}
@@ -55,8 +55,8 @@ class Summary:
 
     def _config(self) -> tuple[Any, bool]:
         """The configuration, and whether there is a classifier."""
+        from ..checkpoints.inspection import inspect_checkpoint
         from ..config import TimesformerConfig
-        from ..inspection import inspect_checkpoint
         from ..presets import PRESETS
 
         if self.model in PRESETS:

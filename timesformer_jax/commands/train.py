@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ..distributed import ProcessOptions, is_first, joined, wait_for_all
-from ..options import Flag, enable_x64
-from ..progress import say
+from ..support.distributed import ProcessOptions, is_first, joined, wait_for_all
+from ..support.dtypes import enable_x64
+from ..support.progress import say
 from ..training.recipe import PRESETS, TrainConfig
 from ..training.stopping import StopRequest
+from .options import Flag
 
 
 def _description(name: str, recipe: TrainConfig) -> str:

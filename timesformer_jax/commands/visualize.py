@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ..errors import TimesformerError
-from ..options import METHODS, DTypeName, Loading, Method, enable_x64
-from ..progress import say, step
+from ..interpret.choices import METHODS, Method
+from ..support.dtypes import DTypeName, enable_x64
+from ..support.progress import say, step
+from .options import Loading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Visualize:
         """Writes `METHOD.png`, `METHOD.gif` where frames move, and all numbers to `arrays.npz`."""
         enable_x64(self.dtype)
         with step(f"loading {self.model}"):
-            from ..video_encoder import VideoEncoder
+            from ..interpret.video_encoder import VideoEncoder
 
             encoder = VideoEncoder.from_pretrained(
                 self.model, dtype=self.dtype, size=self.size, **self.loading.options()
@@ -60,8 +62,8 @@ class Visualize:
         self._require_choices(encoder.model.config, frames.shape[1:3])
         target = _class_index(encoder.model.config, self.target) if "relevance" in methods else None
         with step("looking"):
-            from ..looking import Choices
-            from ..pictures import draw
+            from ..interpret.choices import Choices
+            from ..interpret.pictures import draw
 
             choices = Choices(self.layer, self.head, self.patch, target)
             suffix = None if self.animation == "none" else self.animation
@@ -72,7 +74,7 @@ class Visualize:
 
     def _methods(self, encoder: Any) -> tuple[Method, ...]:
         """What was asked for, or all that the model has."""
-        from ..looking import missing_methods
+        from ..interpret.methods import missing_methods
 
         missing = missing_methods(encoder)
         for method in self.method:

@@ -1,1 +1,1 @@
-"""Training and evaluation: videos in, a trained model and its accuracy out."""
+"""Training: a recipe and videos in, a trained model out."""

@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from ..checkpoints import load_checkpoint
 from ..checkpoints.mapping import Params, mapping_table, set_leaf
+from ..checkpoints.open import load_checkpoint
 from ..config import TimesformerConfig
+from ..data.config import ClipShape
 from ..errors import ConfigError
-from ..files import write_atomically
-from ..inference import processor_for
-from ..modeling import TimesformerForVideoClassification
-from ..pretrained import require_x64
-from ..processing import VideoProcessor
+from ..inference.loading import processor_for
+from ..model.modeling import TimesformerForVideoClassification
 from ..schemes import attention_steps
-from .data import ClipShape
+from ..support.dtypes import require_x64
+from ..support.files import write_atomically
+from ..video.processing import VideoProcessor
 from .recipe import ModelOptions
 from .run_directory import RunDirectory
 

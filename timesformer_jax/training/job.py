@@ -9,13 +9,14 @@ import optax
 from jax.sharding import Mesh
 
 from ..checkpoints.mapping import Params
-from ..compilation import compiler_options, release_memory
-from ..distributed import is_first, wait_for_all
-from ..distributed import step as shown_step
+from ..data.batches import class_names, data_fingerprints, evaluation_clips, training_batches
+from ..data.training_batches import TrainingBatches
 from ..errors import DataError
+from ..evaluation.metrics import Evaluation, Predict, make_predict, predict_batch
 from ..sharding import BatchPlace, batch_share, clip_sharding, global_batch, make_mesh, shardings_of, use_mesh
-from .data import class_names, data_fingerprints, evaluation_clips, training_batches
-from .evaluate import Evaluation, Predict, make_predict, predict_batch
+from ..support.compilation import compiler_options, release_memory
+from ..support.distributed import is_first, wait_for_all
+from ..support.distributed import step as shown_step
 from .initial_model import Start, abstract_params, save_start, start_from_directory, start_from_recipe
 from .optimizer import make_optimizer
 from .recipe import TrainConfig, total_steps
@@ -23,7 +24,6 @@ from .run_directory import RunDirectory
 from .schedule import learning_rate_schedule
 from .step import Batch, StepMetrics, TrainState, make_train_step
 from .stopping import StopRequest
-from .training_batches import TrainingBatches
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 

@@ -12,19 +12,19 @@ import jax
 import numpy as np
 
 from ..checkpoints.mapping import Params
-from ..distributed import announce, from_first, is_first, wait_for_all
-from ..distributed import step as shown_step
+from ..data.pipeline import refuse_in_worker
 from ..errors import TrainingError
-from ..modeling import TimesformerForVideoClassification
-from ..processing import VideoProcessor
+from ..model.modeling import TimesformerForVideoClassification
 from ..schemes import unknown_to_transformers
 from ..sharding import whole
+from ..support.display import Display, Observer
+from ..support.distributed import announce, from_first, is_first, wait_for_all
+from ..support.distributed import step as shown_step
+from ..video.processing import VideoProcessor
 from .checkpointing import Checkpoints
-from .display import Display, Observer
 from .job import Job, make_job
 from .metrics import MetricsWriter
 from .performance import Clock, Profiler
-from .pipeline import refuse_in_worker
 from .recipe import TrainConfig
 from .run_directory import RunDirectory
 from .step import StepMetrics, TrainState

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from ..files import write_atomically
+from ..support.files import cut_lines
 from .run_directory import RunDirectory
 
 
@@ -48,30 +48,6 @@ class MetricsWriter:
         for file in self._files.values():
             file.close()
         self._events.close()
-
-
-def cut_lines(path: Path, step: int) -> None:
-    """Leaves of a file of JSON lines those of steps up to `step`."""
-    if not path.exists():
-        return
-    kept = [line for line in read_lines(path) if line["step"] <= step]
-    with write_atomically(path) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of JSON lines, if there is one, but for a last one that a killed process left unfinished."""
-    lines: list[dict[str, Any]] = []
-    if not path.exists():
-        return lines
-    for line in path.read_text().splitlines(keepends=True):
-        if not line.endswith("\n"):
-            break
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return lines
 
 
 class _Events:

@@ -7,12 +7,12 @@ import dataclasses
 from typing import Any, Literal
 
 from ..config import AttentionOrder, AttentionType, PositionEmbeddingType, TimesformerConfig
+from ..data.config import Augmentation, DataConfig
 from ..errors import ConfigError
-from ..options import DTypeName
+from ..model.remat import Remat
 from ..presets import PRESETS as ARCHITECTURES
-from ..rematerialization import Remat
 from ..sharding import MeshConfig
-from .data import Augmentation, DataConfig
+from ..support.dtypes import DTypeName
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TimesformerError
-from ..files import read_json, write_atomically
+from ..support.files import read_json, write_atomically
 from .recipe import TrainConfig
 
 FREE_TO_CHANGE = (

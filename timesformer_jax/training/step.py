@@ -1,19 +1,19 @@
 """One training step as a pure function of state and batch, and the state that it hands on."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int
 
 from ..checkpoints.mapping import Params
-from ..modeling import TimesformerForVideoClassification
-from ..processing import VideoProcessor
-from .data import Augmentation
-from .mixing import mix_batch, smooth_labels
+from ..data.config import Augmentation
+from ..data.on_device import mix_batch, normalize, smooth_labels
+from ..model.modeling import TimesformerForVideoClassification
+from ..video.processing import VideoProcessor
 from .optimizer import clip_by_norm
 from .recipe import TrainConfig
 
@@ -38,7 +38,7 @@ class TrainState:
     ema: Params | None
 
     @classmethod
-    def create(cls, params: Params, optimizer: optax.GradientTransformation, *, ema: bool) -> Self:
+    def create(cls, params: Params, optimizer: optax.GradientTransformation, *, ema: bool) -> "TrainState":
         """The state before the first step."""
         # A copy: the step gives its state's memory away, once for each array.
         average = jax.tree.map(jnp.copy, params) if ema else None
@@ -141,15 +141,3 @@ def prepare(
     pixel_values = normalize(batch["frames"], processor, dtype)
     targets = smooth_labels(batch["labels"], model.config.num_labels, augmentation.label_smoothing)
     return mix_batch(key, pixel_values, targets, augmentation)
-
-
-def normalize(
-    frames: UInt8[Array, "*b t height width c"], processor: VideoProcessor, dtype: Any
-) -> Float[Array, "*b t height width c"]:
-    """Pixel values from frames of 0 to 255, as `VideoProcessor.rescale_and_normalize` does but for the last bits."""
-    if processor.channel_order == "bgr":
-        frames = frames[..., ::-1]
-    pixel_values = frames.astype(dtype) * (processor.rescale_factor if processor.do_rescale else 1)
-    if not processor.do_normalize:
-        return pixel_values
-    return (pixel_values - jnp.asarray(processor.image_mean, dtype)) / jnp.asarray(processor.image_std, dtype)

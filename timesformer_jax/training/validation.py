@@ -6,9 +6,10 @@ next process, which finds no accuracy noted for the state, validates it first.
 
 import math
 
-from ..distributed import announce
+from ..support.distributed import announce
+from ..support.files import read_lines
 from .job import Job
-from .metrics import MetricsWriter, read_lines
+from .metrics import MetricsWriter
 from .step import TrainState
 from .stopping import StopRequest
 

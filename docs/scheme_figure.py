@@ -1,0 +1,110 @@
+"""A picture of the five attention schemes: which patches one patch sees, step by step (after the paper's figure 3).
+
+It is drawn from the functions that the model computes with, not from a description of them:
+
+    save_figure(scheme_figure(), Path("docs/images/schemes.png"))
+"""
+
+from typing import Any, get_args
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from timesformer_jax.config import AttentionType, TimesformerConfig
+from timesformer_jax.model.token_groups import Grid, group, window
+from timesformer_jax.schemes import Reach, attention_steps
+
+_QUERY, _STEPS, _UNSEEN = "#1f4e8c", ("#e8a33d", "#4f9d69", "#b8578a"), "#eceff2"
+_NAMES: dict[AttentionType, str] = {
+    "space_only": "space only",
+    "joint_space_time": "joint",
+    "divided_space_time": "divided",
+    "sparse_local_global": "sparse local-global",
+    "axial": "axial",
+}
+_REACHES: dict[Reach, str] = {
+    "time": "time",
+    "frame": "space",
+    "row": "width",
+    "column": "height",
+    "window": "local",
+    "lattice": "sparse global",
+}
+
+
+def seen_patches(
+    reach: Reach, grid: Grid, frames: int, place: tuple[int, int, int]
+) -> Bool[np.ndarray, "t rows columns"]:
+    """The patches that a patch sees in a step.
+
+    Args:
+        reach: of the step.
+        grid: rows and columns of patches.
+        frames: of the clip.
+        place: frame, row and column of the patch that looks.
+    """
+    frame, row, column = place
+    seen = np.zeros((frames, *grid), bool)
+    match reach:
+        case "time":
+            seen[:, row, column] = True
+        case "frame":
+            seen[frame] = True
+        case "window":
+            (height, tops), (width, lefts) = map(window, grid)
+            seen[:, tops[row] : tops[row] + height, lefts[column] : lefts[column] + width] = True
+        case _:
+            numbers = 1 + np.arange(seen.size).reshape(seen.shape)  # 0 is padding
+            groups = np.asarray(group(jnp.asarray(numbers.reshape(1, frames, -1).swapaxes(1, 2)), reach, grid))[0]
+            (own,) = (members for members in groups if numbers[place] in members)
+            seen = np.isin(numbers, own)
+    return seen
+
+
+def scheme_figure(grid: Grid = (8, 8), frames: int = 5) -> Figure:
+    """A column for each scheme, a row for each frame; the patch that looks is in the middle.
+
+    Args:
+        grid: rows and columns of patches.
+        frames: of the clip.
+    """
+    place = (frames // 2, grid[0] // 2, grid[1] // 2)
+    schemes = sorted(get_args(AttentionType), key=list(_NAMES).index)
+    figure = Figure(figsize=(2.1 * len(schemes), 1.55 * frames + 1.5), layout="constrained")
+    axes: Any = figure.subplots(frames, len(schemes), squeeze=False)
+    for column, scheme in enumerate(schemes):
+        steps = attention_steps(TimesformerConfig(attention_type=scheme))
+        seen = [seen_patches(step.reach, grid, frames, place) for step in steps]
+        names = [_REACHES[step.reach] for step in steps]
+        if scheme == "joint_space_time":
+            seen, names = [np.ones_like(seen[0])], ["the whole clip"]
+        for frame in range(frames):
+            _draw_frame(axes[frame, column], [step[frame] for step in seen], place[1:] if frame == place[0] else None)
+            if column == 0:
+                offset = frame - place[0]
+                axes[frame, 0].set_ylabel(f"frame t {offset:+d}" if offset else "frame t")
+        axes[0, column].set_title(_NAMES[scheme], fontsize=12)
+        keys = [Patch(color=colour, label=name) for colour, name in zip(_STEPS, names, strict=False)]
+        axes[-1, column].legend(
+            handles=keys, loc="upper center", bbox_to_anchor=(0.5, -0.04), frameon=False, fontsize=9, handlelength=1
+        )
+    return figure
+
+
+def _draw_frame(axes: Any, seen: list[np.ndarray], query: tuple[int, ...] | None) -> None:
+    rows, columns = seen[0].shape
+    axes.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[], aspect="equal")
+    for row in range(rows):
+        for column in range(columns):
+            colours = [colour for colour, step in zip(_STEPS, seen, strict=False) if step[row, column]] or [_UNSEEN]
+            if (row, column) == query:
+                colours = [_QUERY]
+            for depth, colour in enumerate(colours):  # what several steps see is drawn inside each other
+                inset = 0.06 + 0.2 * depth
+                side = 1 - 2 * inset
+                axes.add_patch(Rectangle((column + inset, row + inset), side, side, color=colour, lw=0))
+    for spine in axes.spines.values():
+        spine.set_visible(False)

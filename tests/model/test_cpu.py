@@ -1,0 +1,145 @@
+"""Matrix products: on a CPU of two matrices, elsewhere as they are written; never merged axes that are spread."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
+from tiny_flax import clips, tiny_flax
+
+from timesformer_jax.model.attention import choose_implementation
+from timesformer_jax.model.cpu import computed_before, matrix_product
+from timesformer_jax.model.layers import TimesformerLayer
+from timesformer_jax.sharding import AXES, ShardingRules, on_cpu
+
+TOKENS, KERNEL = (2, 3, 5, 4, 6), (4, 6, 3, 2, 7)
+CONTRACTED = (((3, 4), (0, 1)), ((), ()))
+
+
+@contextlib.contextmanager
+def devices(platform: str, **sizes: int) -> Iterator[None]:
+    """Devices that are not there, as a program for them is traced."""
+    shape = tuple(sizes.get(axis, 1) for axis in AXES)
+    device = AbstractDevice(platform.upper(), 1, platform)
+    mesh = AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh), nn.logical_axis_rules(ShardingRules().pairs()):
+        yield
+
+
+def products_of(*shapes: tuple[int, ...], dimension_numbers: Any = CONTRACTED) -> list[tuple[int, ...]]:
+    """The shapes of what the products in a program give."""
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    traced = jax.make_jaxpr(lambda tokens, kernel: matrix_product(tokens, kernel, dimension_numbers))(*arrays)
+    inner = [traced.jaxpr, *(equation.params["jaxpr"].jaxpr for equation in traced.eqns if "jaxpr" in equation.params)]
+    return [
+        equation.outvars[0].aval.shape
+        for jaxpr in inner
+        for equation in jaxpr.eqns
+        if equation.primitive.name == "dot_general"
+    ]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("empty", [False, True])
+def test_the_product_is_that_of_dot_general(empty: bool) -> None:
+    rng = np.random.default_rng(0)
+    tokens = jnp.asarray(rng.normal(size=(2, 0 if empty else 3, *TOKENS[2:])))
+    kernel = jnp.asarray(rng.normal(size=KERNEL))
+    expected = jax.lax.dot_general(tokens, kernel, CONTRACTED)
+    found = matrix_product(tokens, kernel, CONTRACTED)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-13)  # float64, sums of 24
+
+
+def test_only_a_cpu_gets_products_of_two_matrices() -> None:
+    assert on_cpu()
+    assert products_of(TOKENS, KERNEL) == [(30, 42)]
+    with devices("tpu"):
+        assert not on_cpu()
+        assert products_of(TOKENS, KERNEL) == [(2, 3, 5, 3, 2, 7)]
+    with devices("cpu", data=2):
+        assert on_cpu()
+        assert products_of(TOKENS, KERNEL) == [(30, 42)]
+
+
+@pytest.mark.parametrize("axis", ["tensor", "frames"])
+def test_axes_that_are_spread_are_not_merged(axis: str) -> None:
+    with devices("cpu", **{axis: 2}):
+        assert products_of(TOKENS, KERNEL) == [(2, 3, 5, 3, 2, 7)]
+
+
+def test_a_cpu_takes_blocks_of_attention_sooner() -> None:
+    assert choose_implementation("auto", 1569) == "blocks"
+    assert choose_implementation("auto", 785) == "plain"
+    with devices("tpu"):
+        assert choose_implementation("auto", 1569) == "plain"
+        assert choose_implementation("auto", 6273) == "blocks"
+
+
+def test_what_is_computed_before_a_product_stays_as_it_is() -> None:
+    values = jnp.asarray([0.0, -0.0, 2e-38, -3e38, jnp.inf, -jnp.inf, jnp.nan])
+    np.testing.assert_array_equal(computed_before(values), values)
+    np.testing.assert_array_equal(jax.grad(lambda x: computed_before(x).sum())(values[:4]), np.ones(4))
+
+
+def test_norms_are_kept_apart_from_products_but_in_training() -> None:
+    """In training nothing holds the operation that keeps them apart, for its gradient would cost something."""
+    model, params = tiny_flax("divided_space_time", dtype=jnp.float32)
+
+    def traced(*, train: bool) -> str:
+        def forward(params: Any) -> Any:
+            return model.apply(
+                {"params": params}, clips().astype(np.float32), train=train, rngs={"dropout": key}
+            ).logits
+
+        key = jax.random.key(0)
+        return str(jax.make_jaxpr(forward)(params))
+
+    assert traced(train=False).count(" clamp ") == 4  # three norms in the body of the scan, one of them of CLS, too
+    assert " clamp " not in traced(train=True)
+
+
+def divided(**config: Any) -> tuple[Any, Any]:
+    """A model with more tokens (2 clips of 3 x 8) than they are wide, and random drops of branches."""
+    return tiny_flax("divided_space_time", **{"drop_path_rate": 0.5} | config)
+
+
+def dense_products(model: Any, params: Any, *, train: bool = True) -> int:
+    """How many products with the square of the width there are in a layer: time's two projections and space's one."""
+
+    def forward(params: Any) -> Any:
+        return model.apply({"params": params}, clips(), train=train, rngs={"dropout": jax.random.key(0)}).logits
+
+    return str(jax.make_jaxpr(forward)(params)).count("f64[48,24] = dot_general")
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("remat", ["none", "dots"])
+def test_merged_projections_are_the_two_after_each_other(remat: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, params = divided()
+    model = model.clone(remat=remat)
+
+    def loss(params: Any) -> Any:
+        outputs = model.apply({"params": params}, clips(), train=True, rngs={"dropout": jax.random.key(1)})
+        return jnp.sin(outputs.logits).sum()
+
+    merged = jax.value_and_grad(loss)(params)
+    monkeypatch.setattr(TimesformerLayer, "merges_projections", lambda *_: False)
+    apart = jax.value_and_grad(loss)(params)
+    assert jax.tree.structure(merged) == jax.tree.structure(apart)
+    for ours, theirs in zip(jax.tree.leaves(merged), jax.tree.leaves(apart), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12 * np.abs(theirs).max())  # float64
+
+
+@pytest.mark.usefixtures("x64")
+def test_projections_are_merged_where_that_saves_work() -> None:
+    apart = dense_products(*divided(), train=False)
+    assert dense_products(*divided()) == apart - 1
+    assert dense_products(*divided(hidden_dropout_prob=0.1)) == apart  # which acts between the two
+    with devices("cpu", data=2):  # 24 tokens on each, as many as they are wide
+        assert dense_products(*divided()) == apart

@@ -1,0 +1,65 @@
+"""Attention round a ring of devices, here of one (test_sharding.py has more), against the whole matrix."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import assert_close
+
+from timesformer_jax.model.attention import spatial_attention
+from timesformer_jax.model.ring import ring_attention, spread_cls_attention
+from timesformer_jax.sharding import MeshConfig, axes_in_use, make_mesh, use_mesh
+
+PATCHES, FRAMES, HEADS, SIZE = 3, 5, 2, 4
+
+
+def projections(dtype: str) -> tuple[jax.Array, jax.Array]:
+    """Of CLS and of patches."""
+    rng = np.random.default_rng(0)
+    shapes = ((2, places, frames, 3, HEADS, SIZE) for places, frames in ((1, 1), (PATCHES, FRAMES)))
+    cls, patches = (jnp.asarray(rng.normal(size=shape) * 2, dtype) for shape in shapes)
+    return cls, patches
+
+
+def whole(cls: jax.Array, patches: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The same by the whole matrix: all tokens in a single frame."""
+    tokens = jnp.concatenate([cls, patches.reshape(2, PATCHES * FRAMES, 1, 3, HEADS, SIZE)], axis=1)
+    values, _ = spatial_attention(tokens, scale=0.4)
+    return values[:, :1], values[:, 1:].reshape(2, PATCHES, FRAMES, HEADS, SIZE)
+
+
+def ring(cls: jax.Array, patches: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return ring_attention(cls, patches, ("frames",), scale=0.4, blocks=(4, 4))
+
+
+@pytest.mark.usefixtures("x64", "quick_compile")
+def test_values_and_gradients_equal_the_whole_matrix() -> None:
+    arrays = projections("float64")
+    expected, pull_back = jax.vjp(whole, *arrays)
+    with use_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        assert axes_in_use("parallel") == ()  # a single device
+        found, pull_ring_back = jax.vjp(jax.jit(ring), *arrays)
+        gradient = jax.tree.map(jnp.sin, expected)
+        gradients = pull_ring_back(gradient)
+    for name, ours, theirs in zip(("cls", "patches"), found, expected, strict=True):
+        assert_close(ours, theirs, 1e-14, name)  # float64, sums of some dozen terms
+    for name, ours, theirs in zip(("cls", "patches"), gradients, pull_back(gradient), strict=True):
+        assert_close(ours, theirs, 1e-13, f"gradient of {name}")
+
+
+@pytest.mark.usefixtures("quick_compile")
+def test_types_are_kept_and_sums_are_float32() -> None:
+    arrays = projections("bfloat16")
+    with use_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        found = jax.jit(ring)(*arrays)
+    for ours, theirs in zip(found, whole(*(x.astype(jnp.float32) for x in arrays)), strict=True):
+        assert ours.dtype == jnp.bfloat16
+        assert_close(ours.astype(jnp.float32), theirs, 2**-7, "values")  # weights and result are rounded to 8 bits
+
+
+@pytest.mark.usefixtures("x64")
+def test_cls_alone() -> None:
+    cls, patches = projections("float64")
+    values, none = spread_cls_attention(cls[..., :1, :, :], (cls[..., 1:, :, :], patches[..., 1:, :, :]), scale=0.4)
+    assert_close(values, whole(cls, patches)[0], 1e-14, "values")
+    assert none.shape == (2, 0, FRAMES, HEADS, SIZE)

@@ -1,0 +1,277 @@
+"""What a checkpoint is, and what would fail if it were loaded, told from its headers: no weights are read."""
+
+import contextlib
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from ..config import TimesformerConfig
+from ..errors import CheckpointError, TimesformerError
+from .contents import Contents, WeightsFile, open_weights
+from .hub import HubOptions
+from .huggingface import require_loadable
+from .orbax_directory import PARAMS, require_stored, stored_params
+from .recognition import recognise
+from .signatures import kind_of_file
+from .source import Source, locate
+from .tensors import shard_names
+from .training_run import stored_training_params
+
+Tensors = Mapping[str, tuple[tuple[int, ...], str]]
+
+_KINDS = {
+    "transformers": "TimeSformer in the format of Transformers",
+    "facebook": "TimeSformer in the format of the original repository",
+    "vit": "ViT, from which the training of a TimeSformer can start",
+    "converted": "TimeSformer in a converted directory (Orbax)",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a checkpoint is. `str()` shows it all.
+
+    Attributes:
+        path: the file or directory.
+        kind: what it is, in words.
+        num_bytes: on the disk, all shards together.
+        config: of the model; None where it can't be told. A ViT's has one frame for each picture.
+        tensors: shape and type of each, by the names in the file.
+        facts: what else there is to know, each under a short name.
+        problems: what loading would fail on, one sentence or list each; empty for a sound checkpoint.
+    """
+
+    path: Path
+    kind: str
+    num_bytes: int
+    config: TimesformerConfig | None = None
+    tensors: Tensors = dataclasses.field(default_factory=dict, repr=False)
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in all tensors."""
+        return sum(math.prod(shape) for shape, _ in self.tensors.values())
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The types of the tensors, each once."""
+        return tuple(sorted({dtype for _, dtype in self.tensors.values()}))
+
+    def __str__(self) -> str:
+        facts = {"size": _in_units(self.num_bytes), **self.facts}
+        if self.tensors:
+            facts["parameters"] = f"{self.num_parameters:,} in {len(self.tensors)} tensors, {', '.join(self.dtypes)}"
+        width = max(map(len, facts))
+        lines = [f"{self.path}: {self.kind}", *(f"  {name:<{width}}  {fact}" for name, fact in facts.items())]
+        if self.tensors:
+            lines += ["tensors", *_indented(_tree_lines(_tree(self.tensors)))]
+        if self.problems:
+            lines += [
+                "loading would fail",
+                *_indented([_printable(line) for text in self.problems for line in text.splitlines()]),
+            ]
+        return "\n".join(lines)
+
+
+def inspect_checkpoint(source: str | PathLike[str] | Source, *, hub: HubOptions | None = None, **known: Any) -> Report:
+    """Says what a checkpoint is, without loading its weights.
+
+    Args:
+        source: whatever `load_checkpoint` takes, and any other file or directory.
+        hub: how to reach the Hub, whose files are downloaded first.
+        **known: config fields that the file does not tell, as for `load_checkpoint`.
+
+    Raises:
+        CheckpointError: there is nothing of this name.
+    """
+    if not isinstance(source, Source):
+        path = Path(source).expanduser()
+        try:
+            source = locate(source, hub)
+        except CheckpointError as error:
+            if not path.exists():
+                raise
+            return Report(path, "directory without a checkpoint", 0, problems=(str(error),))
+    if source.is_converted or source.is_training_state:
+        return _directory(source)
+    path = source.weights
+    try:
+        file = open_weights(path)
+    except CheckpointError as error:
+        return Report(path, kind_of_file(path), _size(path), problems=(str(error),))
+    tensors = {name: (tensor.shape, tensor.dtype or "unknown type") for name, tensor in file.tensors.items()}
+    try:
+        contents = recognise(source, file, known)
+    except TimesformerError as error:
+        kind = "tensors of a model that can't be loaded"
+        return Report(path, kind, _size(path), None, tensors, _notes(file), (str(error),))
+    problems = _problem(lambda: require_loadable(path, contents.tensors, contents.config))
+    facts = _architecture(contents.config, has_head=any(name.startswith("classifier.") for name in contents.tensors))
+    if contents.kind == "vit":
+        facts = {name: fact for name, fact in facts.items() if name not in ("attention", "frames")}
+    facts |= _notes(file) | _preprocessing(source, contents)
+    return Report(path, _KINDS[contents.kind], _size(path), contents.config, tensors, facts, problems)
+
+
+def _directory(source: Source) -> Report:
+    """Parameters in Orbax: a converted directory, or a checkpoint of a training run."""
+    config, tensors, facts = None, {}, {}
+    problems: list[str] = []
+    path, files, kind = source.directory, source.directory / PARAMS, _KINDS["converted"]
+    if source.is_training_state:
+        path = files = source.weights.parent
+        kind = f"TimeSformer in training, after step {path.name}"
+    try:
+        if source.is_training_state:
+            weights, tensors = stored_training_params(source.weights)
+            facts["weights"] = {"ema": "moving average", "last": "of the last step; no moving average"}[weights]
+        else:
+            tensors = stored_params(path)
+        config = source.config()
+        head = require_stored(files, tensors, config)
+        facts |= _architecture(config, has_head=head)
+    except TimesformerError as error:
+        problems.append(str(error))
+    facts |= _preprocessing(source, None)
+    num_bytes = sum(file.stat().st_size for file in files.rglob("*") if file.is_file())
+    return Report(path, kind, num_bytes, config, tensors, facts, tuple(problems))
+
+
+def _problem(check: Callable[[], Any]) -> tuple[str, ...]:
+    try:
+        check()
+    except TimesformerError as error:
+        return (str(error),)
+    return ()
+
+
+def _size(path: Path) -> int:
+    files = [path]
+    if path.name.endswith(".index.json"):
+        with contextlib.suppress(CheckpointError):
+            files += [path.parent / shard for shard in shard_names(path)]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _architecture(config: TimesformerConfig, *, has_head: bool) -> dict[str, str]:
+    (height, width), (patch_height, patch_width), (rows, columns) = config.image_shape, config.patch_shape, config.grid
+    classes = "none (the bare encoder)"
+    if has_head:
+        names = [config.id2label[i] for i in range(min(3, config.num_labels))]
+        named = "names not known" if names[:1] == ["LABEL_0"] else f"{', '.join(names)}, ..."
+        classes = f"{config.num_labels} ({named})"
+    match config.sampling_rate:
+        case None:
+            how = "sampling not known"
+        case "segments":
+            how = "one from each equal part of a video"
+        case rate:
+            how = f"every {rate:g} frames of a video of 30 a second"
+    return {
+        "attention": _attention(config),
+        "frames": f"{config.num_frames} ({how})",
+        "pixels": f"{height} x {width}, {rows} x {columns} patches of {patch_height} x {patch_width}",
+        "layers": f"{config.num_hidden_layers} of width {config.hidden_size}, {config.num_attention_heads} heads of "
+        f"{config.head_dim}, MLP of width {config.intermediate_size}",
+        "classes": classes,
+    }
+
+
+def _attention(config: TimesformerConfig) -> str:
+    facts = [config.attention_type]
+    if config.attention_order != "time_space":
+        facts.append(f"order {config.attention_order}")
+    if config.position_embedding_type != "space_time":
+        facts.append(f"position embeddings {config.position_embedding_type}")
+    return ", ".join(facts)
+
+
+def _notes(file: WeightsFile) -> dict[str, str]:
+    """What the training left in the file beside the tensors."""
+    notes = {}
+    if isinstance(file.notes.get("epoch"), int):
+        notes["training"] = f"saved after epoch {file.notes['epoch']}"
+    if file.wrapper is not None:
+        notes["state dict"] = f"in {file.wrapper!r}"
+    return notes
+
+
+def _preprocessing(source: Source, contents: Contents | None) -> dict[str, str]:
+    if contents is None or contents.preprocessing is None:
+        file = source.processor_file
+        return {"preprocessing": "not known" if file is None else f"in {file.name}"}
+    found = contents.preprocessing
+    statistics = f"mean {', '.join(map(str, found.mean))}, standard deviation {', '.join(map(str, found.std))}"
+    order = f"{found.channel_order} frames" if found.channel_order else "channel order not known, to be given"
+    return {"preprocessing": f"{statistics}; {order}"}
+
+
+# A node of the tree of names: children by name, and under "" the tensor of this very name.
+_LEAF = ""
+
+
+def _tree(tensors: Tensors) -> dict[str, Any]:
+    root: dict[str, Any] = {}
+    for name, (shape, dtype) in tensors.items():
+        node = root
+        for part in re.split(r"[./]", name, maxsplit=_DEEPEST):
+            node = node.setdefault(part or "(empty)", {})
+        node[_LEAF] = f"{shape} {dtype}"
+    return root
+
+
+_DEEPEST = 20
+"""Names of more parts than this are no model's."""
+
+
+def _tree_lines(tree: dict[str, Any]) -> list[str]:
+    rows = _rows(tree, "")
+    width = max(len(label) for label, _ in rows)
+    return [f"{label:<{width}}  {detail}".rstrip() for label, detail in rows]
+
+
+def _rows(node: dict[str, Any], indent: str) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for label, child in _collapsed(node):
+        while _LEAF not in child and len(only := _collapsed(child)) == 1:
+            label, child = f"{label}.{only[0][0]}", only[0][1]
+        rows.append((indent + label, child.get(_LEAF, "")))
+        rows += _rows(child, indent + "  ")
+    return rows
+
+
+def _collapsed(node: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The children; layers in a row that look the same are one, named by their first and last number."""
+    groups: list[tuple[str, str, dict[str, Any]]] = []
+    children = [(label, child) for label, child in node.items() if label != _LEAF]
+    if all(label.isdecimal() for label, _ in children):
+        children.sort(key=lambda item: int(item[0]))
+    for label, child in children:
+        first, last, twin = groups[-1] if groups else ("", "", {})
+        if last.isdecimal() and label.isdecimal() and int(label) == int(last) + 1 and child == twin:
+            groups[-1] = (first, label, twin)
+        else:
+            groups.append((label, label, child))
+    return [(_printable(first if first == last else f"{first}..{last}"), child) for first, last, child in groups]
+
+
+def _printable(name: str) -> str:
+    """With control characters spelt out: what a file calls its tensors must not steer the terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
+
+
+def _in_units(num_bytes: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.4g} {unit} ({num_bytes:,} bytes)"
+    return f"{num_bytes} bytes"

@@ -1,0 +1,91 @@
+"""Typed options that commands share."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from ..config import AttentionOrder, AttentionType, PositionEmbeddingType
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+"""A switch that is off unless named."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Hub:
+    """How to reach the Hugging Face Hub.
+
+    Attributes:
+        revision: branch, tag or commit.
+        token: access token for private and gated repositories; the stored one when not given.
+        cache_dir: where downloads are kept.
+        offline: use what was downloaded before and never ask the Hub.
+    """
+
+    revision: str | None = None
+    token: str | None = None
+    cache_dir: Path | None = None
+    offline: Flag = False
+
+    def options(self) -> Any:
+        """For the checkpoints' loader."""
+        from ..checkpoints.hub import HubOptions
+
+        return HubOptions(self.revision, self.token, self.cache_dir, self.offline)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConfigChanges:
+    """Fields of the configuration to change, or to tell where a checkpoint does not.
+
+    Attributes:
+        attention_type: scheme of attention.
+        attention_order: of the steps of divided attention.
+        position_embedding_type: what is added to patches.
+        num_frames: time embeddings are resized.
+        image_size: pixels; position embeddings are resized.
+        num_labels: a new classifier where it is another number.
+        num_attention_heads: of an original checkpoint whose heads are not 64 wide.
+        sampling_rate: source frames between sampled ones, at 30 frames per second.
+    """
+
+    attention_type: AttentionType | None = None
+    attention_order: AttentionOrder | None = None
+    position_embedding_type: PositionEmbeddingType | None = None
+    num_frames: int | None = None
+    image_size: int | None = None
+    num_labels: int | None = None
+    num_attention_heads: int | None = None
+    sampling_rate: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Loading:
+    """How a checkpoint is loaded.
+
+    Attributes:
+        labels: a file of label names, one a line or JSON, for a checkpoint that has none.
+        channel_order: of the frames that an original checkpoint was trained on, where it does not tell.
+        resize: how position embeddings are resized; bicubic for a ViT and nearest for a TimeSformer when not given.
+        patch_order: how patches were flattened for a ViT whose patch embedding is a linear layer.
+        training_weights: of a training run: the moving average or the parameters of the last step; the average where
+            there is one when not given.
+        config: fields of the configuration to change.
+        hub: how to reach the Hugging Face Hub.
+    """
+
+    labels: Path | None = None
+    channel_order: Literal["rgb", "bgr"] | None = None
+    resize: Literal["nearest", "bicubic"] | None = None
+    patch_order: Literal["channels_first", "channels_last"] | None = None
+    training_weights: Literal["ema", "last"] | None = None
+    config: ConfigChanges = dataclasses.field(default_factory=ConfigChanges)
+    hub: Hub = dataclasses.field(default_factory=Hub)
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of `load_checkpoint`."""
+        fields = {name: value for name, value in dataclasses.asdict(self.config).items() if value is not None}
+        names = ("labels", "channel_order", "resize", "patch_order", "training_weights")
+        own = {name: getattr(self, name) for name in names}
+        return {**own, "hub": self.hub.options(), **fields}

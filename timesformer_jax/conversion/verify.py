@@ -1,0 +1,176 @@
+"""The same clip through PyTorch and through Flax: where, and by how much, the two differ."""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from rich.console import Console
+from rich.table import Table
+
+from ..checkpoints.huggingface import has_head, require_known
+from ..checkpoints.mapping import BACKBONE, Params
+from ..checkpoints.tensors import LazyTensor
+from ..config import TimesformerConfig
+from ..errors import CheckpointError, VerificationError
+from ..model.modeling import TimesformerForVideoClassification, TimesformerModel
+
+TOLERANCE = 2e-5
+"""Largest difference that float32 explains, relative to the largest value: rounding (6e-8 a step) over some hundred
+dependent steps. PyTorch itself differs by about as much between its float32 and its float64 result."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """One output of the two models.
+
+    Attributes:
+        name: which one.
+        largest_difference: absolute.
+        largest_value: absolute, of PyTorch's output.
+    """
+
+    name: str
+    largest_difference: float
+    largest_value: float
+
+    @property
+    def relative(self) -> float:
+        """The difference as a part of the largest value."""
+        return self.largest_difference / self.largest_value if self.largest_value else self.largest_difference
+
+    @property
+    def explained(self) -> bool:
+        """Whether float32 rounding explains the difference; NaN it never does."""
+        return self.relative <= TOLERANCE
+
+
+def random_clip(config: TimesformerConfig, seed: int = 0) -> Float[np.ndarray, "1 t height width c"]:
+    """A clip of normally distributed pixel values at the config's own size."""
+    shape = (1, config.num_frames, *config.image_shape, config.num_channels)
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def verify(
+    tensors: Mapping[str, LazyTensor],
+    model: TimesformerForVideoClassification | TimesformerModel,
+    params: Params,
+    pixel_values: Float[np.ndarray, "1 t height width c"],
+) -> list[Difference]:
+    """Runs a PyTorch checkpoint with Transformers and a Flax model on one clip, both in float32.
+
+    The PyTorch model gets its tensors by their own names, so that the mapping table has no part in it, rounded to the
+    type in which `params` are stored.
+
+    Args:
+        tensors: a state dict under the names of Transformers.
+        model: the same model in Flax.
+        params: its parameters.
+        pixel_values: one clip.
+
+    Returns:
+        The largest differences of the logits (or the last hidden state), of every hidden state and every attention.
+
+    Raises:
+        CheckpointError: torch or transformers is not installed, or Transformers can't load the checkpoint, or has no
+            such model.
+    """
+    require_known(model.config)
+    stored_dtype = jax.tree.leaves(params)[0].dtype
+    reference = _reference_model(tensors, model.config, pixel_values.shape, stored_dtype)
+    expected = _run_reference(reference, model.config, pixel_values)
+    forward = jax.jit(model.apply, static_argnames=("output_hidden_states", "output_attentions"))
+    with jax.default_matmul_precision("highest"):
+        outputs: Any = forward({"params": params}, pixel_values, output_hidden_states=True, output_attentions=True)
+    final = outputs.logits if isinstance(model, TimesformerForVideoClassification) else outputs.last_hidden_state
+    found: list[tuple[str, Any]] = [("logits" if model.has_head else "last hidden state", final)]
+    found += _numbered("hidden state", outputs.hidden_states) + _numbered("attention", outputs.attentions)
+    return [_difference(name, actual, wanted) for (name, actual), wanted in zip(found, expected, strict=True)]
+
+
+def print_differences(differences: Sequence[Difference]) -> None:
+    """Prints a table of them."""
+    table = Table("output", "largest difference", "largest value", "relative", "")
+    for d in differences:
+        verdict = "ok" if d.explained else "DIFFERS"
+        table.add_row(d.name, f"{d.largest_difference:.2e}", f"{d.largest_value:.4g}", f"{d.relative:.1e}", verdict)
+    Console().print(table)
+
+
+def require_explained(differences: Sequence[Difference]) -> None:
+    """Checks that float32 rounding explains every difference.
+
+    Raises:
+        VerificationError: it doesn't; names the outputs.
+    """
+    unexplained = [d.name for d in differences if not d.explained]
+    if unexplained:
+        raise VerificationError(
+            f"PyTorch and Flax differ by more than float32 explains ({TOLERANCE:g} of the largest value) in "
+            f"{len(unexplained)} of {len(differences)} outputs, first in {unexplained[0]}."
+        )
+
+
+def _numbered(name: str, arrays: Sequence[Any]) -> list[tuple[str, Any]]:
+    return [(f"{name} {i}", array) for i, array in enumerate(arrays)]
+
+
+def _difference(name: str, actual: Any, expected: np.ndarray) -> Difference:
+    # The reference folds the frames into the batch axis.
+    difference = np.abs(np.asarray(actual, np.float32).reshape(expected.shape) - expected)
+    return Difference(name, float(difference.max()), float(np.abs(expected).max()))
+
+
+def require_reference() -> None:
+    """Checks that PyTorch and Transformers can be imported.
+
+    Raises:
+        CheckpointError: one can't.
+    """
+    try:
+        importlib.import_module("torch")
+        importlib.import_module("transformers")
+    except ImportError as error:
+        raise CheckpointError(
+            f"verification needs PyTorch and Transformers, and {error.name} is not installed: "
+            "pip install torch transformers."
+        ) from None
+
+
+def _reference_model(
+    tensors: Mapping[str, LazyTensor], config: TimesformerConfig, clip_shape: tuple[int, ...], dtype: np.dtype
+) -> Any:
+    require_reference()
+    import torch
+    import transformers
+
+    kind = transformers.TimesformerForVideoClassification if has_head(tensors) else transformers.TimesformerModel
+    values = config.to_dict()
+    values["id2label"] = {int(i): name for i, name in values["id2label"].items()}
+    torch_config = transformers.TimesformerConfig(**values)
+    model = kind(torch_config)
+    model.load_state_dict(
+        {name: torch.from_numpy(t.read().astype(dtype).astype(np.float32)) for name, t in tensors.items()}
+    )
+    # The reference regroups tokens by its config, of which it takes the width alone; the clip's own make it right.
+    _, torch_config.num_frames, _, torch_config.image_size, _ = clip_shape
+    torch_config.patch_size = config.patch_shape[1]
+    return model.float().eval()
+
+
+def _run_reference(model: Any, config: TimesformerConfig, pixel_values: np.ndarray) -> list[np.ndarray]:
+    import torch
+
+    with torch.no_grad():
+        frames = torch.from_numpy(np.ascontiguousarray(pixel_values.transpose(0, 1, 4, 2, 3)))
+        outputs = model(frames, output_hidden_states=True, output_attentions=True)
+        final = outputs["logits"] if "logits" in outputs else outputs["last_hidden_state"]
+        if config.attention_type == "space_only":
+            # Transformers returns one row a frame; the paper's code averages the frames before the final norm.
+            backbone = getattr(model, BACKBONE, model)
+            final = backbone.layernorm(outputs["hidden_states"][-1].mean(0, keepdim=True))
+            final = model.classifier(final[:, 0]) if "logits" in outputs else final
+        return [tensor.numpy() for tensor in (final, *outputs["hidden_states"], *outputs["attentions"])]

@@ -1,0 +1,1 @@
+"""Training and evaluation data: lists of videos to batches of clips."""

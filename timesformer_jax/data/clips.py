@@ -1,0 +1,149 @@
+"""Which frames of a video make a clip, and which part of them: the original's rules for training and for tests.
+
+Everything random comes in as numbers in [0, 1), so that a clip is a plain function of them.
+"""
+
+import dataclasses
+import math
+import warnings
+
+import numpy as np
+from jaxtyping import Float, Int64, UInt8
+from PIL import Image
+
+from ..video.decoding import DamagedVideoWarning
+from ..video.packets import EncodedVideo
+from ..video.reading import Pictures, Video, read_by_rule
+from ..video.sampling import REFERENCE_FPS, clip_indices
+from .config import Augmentation, ClipShape
+
+UNIFORM_DRAWS = 4
+"""How many numbers `random_window` takes."""
+
+
+def frame_indices(
+    total: int, fps: float | None, clip: ClipShape, positions: Float[np.ndarray, "*n t"]
+) -> Int64[np.ndarray, "*n t"]:
+    """The frames of clips (`datasets/decoder.py`, `datasets/ssv2.py`).
+
+    With a sampling rate a clip begins at the first of its positions, as a part of the room that its span leaves. With
+    "segments" each frame is taken from its own part of the video, at its own position in it.
+
+    Args:
+        total: frames in the video.
+        fps: frames a second, None if unknown.
+        clip: frames and rate.
+        positions: in [0, 1].
+    """
+    if clip.sampling_rate == "segments":
+        borders = np.round((total - 1) / clip.num_frames * np.arange(clip.num_frames + 1)).astype(np.int64)
+        # Both borders of a part belong to it, as in the original. Of two frames in the middle the first is taken.
+        steps = np.clip(positions * (np.diff(borders) + 1) - 1e-6, 0, np.diff(borders))
+        return borders[:-1] + steps.astype(np.int64)
+    span = clip.sampling_rate * clip.num_frames / REFERENCE_FPS * (fps or REFERENCE_FPS)
+    starts = positions[..., 0] * max(total - span, 0.0)
+    clips = [clip_indices(total, fps, clip.num_frames, clip.sampling_rate, float(start)) for start in starts.ravel()]
+    return np.stack(clips).reshape(positions.shape)
+
+
+def read_clips(
+    video: Video | EncodedVideo | Pictures, clip: ClipShape, positions: Float[np.ndarray, "*n t"]
+) -> UInt8[np.ndarray, "*n t h w 3"]:
+    """Decode clips, on one thread and each frame once. What is left of a damaged video is used without a word.
+
+    Raises:
+        VideoError: if nothing of it can be decoded.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DamagedVideoWarning)
+        return read_by_rule(video, lambda total, fps: frame_indices(total, fps, clip, positions), threads=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """The part of a frame that a crop shows, in the frame's own pixels.
+
+    Attributes:
+        left: edge, as the others not always a whole number.
+        top: edge.
+        right: edge.
+        bottom: edge.
+        mirrored: left and right exchanged.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    mirrored: bool = False
+
+
+def random_window(
+    height: int, width: int, clip: ClipShape, augmentation: Augmentation, draws: Float[np.ndarray, "4"]
+) -> Window:
+    """A random scale, place and direction (`datasets/transform.py`: short-side jitter, random crop, flip)."""
+    crop = min(clip.height, clip.width)
+    lowest, highest = augmentation.short_side or (round(crop * 8 / 7), round(crop * 10 / 7))
+    if augmentation.short_side_sampling == "scale":
+        short_side = round(1 / (1 / highest + draws[0] * (1 / lowest - 1 / highest)))
+    else:
+        short_side = round(lowest + draws[0] * (highest - lowest))
+    scaled_height, scaled_width = _scaled(height, width, clip, short_side)
+    # Every whole place from one border to the other is as likely as another.
+    top = int(draws[1] * (scaled_height - clip.height + 1))
+    left = int(draws[2] * (scaled_width - clip.width + 1))
+    mirrored = bool(draws[3] < augmentation.flip)
+    return _window(height, width, clip, (scaled_height, scaled_width), (top, left), mirrored)
+
+
+def view_windows(height: int, width: int, clip: ClipShape, crops: int) -> list[Window]:
+    """`crops` windows evenly spread along the long side, the short side filling the crop; one lies in the centre."""
+    scaled_height, scaled_width = _scaled(height, width, clip, min(clip.height, clip.width))
+    places = [0.5] if crops == 1 else [i / (crops - 1) for i in range(crops)]
+    room = scaled_height - clip.height, scaled_width - clip.width
+    return [
+        _window(
+            height,
+            width,
+            clip,
+            (scaled_height, scaled_width),
+            (math.ceil(place * room[0]), math.ceil(place * room[1])),
+        )
+        for place in places
+    ]
+
+
+def _scaled(height: int, width: int, clip: ClipShape, short_side: int) -> tuple[int, int]:
+    """The size of a frame whose short side is resized to `short_side`.
+
+    Where the crop is no square, it is the side that comes nearer to the crop's.
+    """
+    scale = max(clip.height / height, clip.width / width) * short_side / min(clip.height, clip.width)
+    # Rounded down, as the original has it; 1e-6 keeps 223.99999 from becoming 223.
+    return max(int(height * scale + 1e-6), clip.height), max(int(width * scale + 1e-6), clip.width)
+
+
+def _window(
+    height: int, width: int, clip: ClipShape, scaled: tuple[int, int], corner: tuple[int, int], mirrored: bool = False
+) -> Window:
+    down, across = height / scaled[0], width / scaled[1]
+    top, left = corner
+    return Window(
+        left * across, top * down, (left + clip.width) * across, (top + clip.height) * down, mirrored=mirrored
+    )
+
+
+def cut(
+    frames: UInt8[np.ndarray, "*n h w 3"], window: Window, height: int, width: int
+) -> UInt8[np.ndarray, "*n {height} {width} 3"]:
+    """What a window shows of frames, resized bilinearly to `height` x `width`.
+
+    The same as to resize the whole frames and to crop then, without the work for what is cropped away.
+    """
+    pictures = frames.reshape(-1, *frames.shape[-3:])
+    result = np.empty((len(pictures), height, width, 3), np.uint8)
+    box = (window.left, window.top, min(window.right, frames.shape[-2]), min(window.bottom, frames.shape[-3]))
+    for picture, out in zip(pictures, result, strict=True):
+        resized = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR, box=box))
+        out[:] = resized[:, ::-1] if window.mirrored else resized
+    return result.reshape(*frames.shape[:-3], height, width, 3)

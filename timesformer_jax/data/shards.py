@@ -1,0 +1,114 @@
+"""Videos in few large files, as `packing.py` writes them: ArrayRecord shards and a manifest.
+
+A shard holds some hundred videos as they are, byte for byte, in the order of the list. Each record is a MessagePack
+map with "id" (place in the original list), "name", "label" and "video" (the file's bytes), or "pictures" (a map from
+file name to bytes) for a folder of pictures. `manifest.json` holds the number of videos, the class names, labels and
+names of the videos, and the shards with their sizes.
+"""
+
+import dataclasses
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32, Shaped
+
+from ..errors import DataError, VideoError
+from ..support.files import read_json
+from ..video.packets import EncodedVideo
+from ..video.reading import Pictures
+from . import storage
+
+MANIFEST = "manifest.json"
+"""The file that makes a folder one of packed shards."""
+
+FORMAT = "timesformer_jax packed videos"
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PackedVideos:
+    """The videos in a folder of shards.
+
+    Attributes:
+        folder: with the shards and the manifest.
+        shards: (file name, number of videos) of each.
+        labels: of the videos.
+        names: what the list called the videos, encoded in UTF-8 (as in `VideoFiles`).
+        classes: names of the labels.
+        fingerprint: that of the videos before they were packed, without those that were left out.
+    """
+
+    folder: Path
+    shards: tuple[tuple[str, int], ...]
+    labels: Int32[np.ndarray, " n"] = dataclasses.field(repr=False)
+    names: Shaped[np.ndarray, " n"] = dataclasses.field(repr=False)
+    classes: tuple[str, ...]
+    fingerprint: str
+
+    @classmethod
+    def open_folder(cls, folder: str) -> "PackedVideos":
+        """Read the manifest, and see that the shards are there.
+
+        Raises:
+            DataError: if the manifest can't be used, or a shard is missing or has another size.
+        """
+        if storage.is_url(folder):
+            raise DataError(f"{folder}: packed shards are read from a mounted file system only (gcsfuse mounts gs://).")
+        path = Path(folder) / MANIFEST
+        values = read_json(path, DataError)
+        if values.get("format") != FORMAT or values.get("version") != VERSION:
+            raise DataError(f"{path} is no manifest of packed videos of version {VERSION}.")
+        try:
+            shards = [(str(row["file"]), int(row["videos"]), int(row["bytes"])) for row in values["shards"]]
+            labels = np.array(values["labels"], np.int32)
+            names = np.array([str(name).encode() for name in values["names"]])
+            classes = tuple(map(str, values["classes"]))
+            stamp = str(values["fingerprint"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path} is damaged ({error!r}); pack the videos again.") from None
+        for name, _, size in shards:
+            file = Path(folder) / name
+            found = file.stat().st_size if file.is_file() else None
+            if found != size:
+                what = "is missing" if found is None else f"has {found} bytes instead of {size}"
+                raise DataError(f"{file} {what}; copy it again, or pack the videos again.")
+        if not len(labels) == len(names) == sum(count for _, count, _ in shards) > 0:
+            raise DataError(f"{path} is damaged: {len(labels)} labels for its shards; pack the videos again.")
+        return cls(Path(folder), tuple((name, count) for name, count, _ in shards), labels, names, classes, stamp)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def name(self, index: int) -> str:
+        """What the list called a video."""
+        return self.names[index].decode()
+
+    def label(self, index: int) -> int:
+        """The class of a video."""
+        return int(self.labels[index])
+
+    def open(self, index: int) -> EncodedVideo | Pictures:
+        """A video as `read_by_rule` takes it."""
+        record = self._record(index)
+        if "pictures" in record:
+            pictures: dict[str, bytes] = record["pictures"]
+            return Pictures(record["name"], tuple(pictures), pictures.__getitem__)
+        return EncodedVideo(record["name"], record["video"])
+
+    def _record(self, index: int) -> dict[str, Any]:
+        import msgpack
+
+        try:
+            return msgpack.unpackb(self._records[index])
+        except (RuntimeError, ValueError, OSError) as error:
+            raise VideoError(f"Video {index} in {self.folder} can't be read: the shard is damaged ({error}).") from None
+
+    @cached_property
+    def _records(self) -> Any:
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        # With the records' numbers known, no shard is opened before one of its videos is read.
+        files = [f"{self.folder / name}[0:{count}]" for name, count in self.shards if count]
+        return ArrayRecordDataSource(files, reader_options={"max_parallelism": "0"})

@@ -1,0 +1,208 @@
+"""Where videos and their labels come from: lists, JSON files, folders, packed shards, told apart by what is inside."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Int32, Shaped
+
+from ..checkpoints.labels import read_labels
+from ..errors import DataError
+from ..video.packets import EncodedVideo
+from ..video.reading import Pictures
+from . import storage
+from .lists import Entry, read_class_folders, read_something_something, read_text_list
+from .shards import MANIFEST, PackedVideos
+
+_MOST_CLASSES = 100_000
+
+_LOOKED_FOR = 20
+"""How many of a list's first videos are looked for before a wrong root is assumed."""
+
+
+class Videos(Protocol):
+    """Videos with their labels, by number."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells one data set from another: of the names, labels and classes, wherever the files are."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """What lists and messages call a video."""
+        ...
+
+    def label(self, index: int) -> int:
+        """The class of a video."""
+        ...
+
+    def open(self, index: int) -> str | EncodedVideo | Pictures:
+        """A video as `read_by_rule` takes it.
+
+        Raises:
+            VideoError: if it can't be fetched.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class VideoFiles:
+    """Videos in files, or in folders of pictures.
+
+    Attributes:
+        paths: as listed, encoded in UTF-8. (An array takes a quarter of the memory of a tuple, in each worker process.)
+        labels: of the videos.
+        classes: names of the labels.
+        root: folder or URL that the paths are relative to.
+    """
+
+    paths: Shaped[np.ndarray, " n"] = field(repr=False)
+    labels: Int32[np.ndarray, " n"] = field(repr=False)
+    classes: tuple[str, ...]
+    root: str
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the names, labels and classes."""
+        return fingerprint([path.decode() for path in self.paths], self.labels, self.classes)
+
+    def name(self, index: int) -> str:
+        """The path as listed."""
+        return self.paths[index].decode()
+
+    def label(self, index: int) -> int:
+        """The class of a video."""
+        return int(self.labels[index])
+
+    def open(self, index: int) -> str | EncodedVideo | Pictures:
+        """A video as `read_by_rule` takes it."""
+        return storage.video(storage.join(self.root, self.name(index)))
+
+
+def fingerprint(names: Sequence[str], labels: Int32[np.ndarray, " n"], classes: Sequence[str]) -> str:
+    """A short text that tells one data set from another."""
+    digest = hashlib.sha256("\n".join(names).encode())
+    digest.update(labels.tobytes() + json.dumps(list(classes)).encode())
+    return digest.hexdigest()[:16]
+
+
+def read_videos(
+    source: str | None,
+    *,
+    root: str | None = None,
+    classes: str | None = None,
+    known: Sequence[str] | None = None,
+) -> Videos:
+    """The videos of a list, a JSON file, a folder of class folders, or a folder of packed shards.
+
+    Args:
+        source: path or URL.
+        root: folder that the paths in a list are relative to; the list's own when None.
+        classes: file of class names.
+        known: classes that the labels must be of, such as those of the training videos.
+
+    Raises:
+        DataError: if it is none of these, or is at odds with itself.
+    """
+    if not source:
+        raise DataError("No videos are given: name a list, a folder of class folders, or a folder of packed shards.")
+    if not storage.exists(source):
+        raise DataError(f"{source} does not exist.")
+    names = tuple(known) if known else tuple(read_labels(classes).values()) if classes else None
+    if storage.is_folder(source):
+        if storage.exists(storage.join(source, MANIFEST)):
+            videos = PackedVideos.open_folder(source)
+            if names and videos.classes != names:
+                raise DataError(f"{source} was packed with other classes than {classes or 'those of training'}.")
+            return videos
+        entries = read_class_folders(source)
+        return video_files(entries, source, names or sorted({entry.label for entry in entries}), source)
+    text = storage.read_text(source)
+    root = root or storage.parent(source)
+    if text.lstrip()[:1] in ("[", "{"):
+        entries, root = read_something_something(source, text, root)
+        if names is None:
+            names = _something_something_classes(source)
+    else:
+        entries = read_text_list(source, text)
+    return video_files(entries, root, names, source)
+
+
+def video_files(entries: Sequence[Entry], root: str, classes: Sequence[str] | None, source: str) -> VideoFiles:
+    """Videos from the entries of a list.
+
+    Args:
+        entries: the videos.
+        root: folder or URL that the paths are relative to.
+        classes: names of the labels; when None the names in the list, sorted, or its numbers.
+        source: what messages call the list.
+
+    Raises:
+        DataError: if there are none, one stands there twice, a label is unknown, or none of the files is there.
+    """
+    if not entries:
+        raise DataError(f"{source} lists no videos.")
+    seen: dict[str, str] = {}
+    for entry in entries:
+        if entry.path in seen:
+            raise DataError(f"{source} lists {entry.path} twice ({seen[entry.path]} and {entry.where}); remove one.")
+        seen[entry.path] = entry.where
+    numbers = _numbers(entries, classes, source)
+    classes = tuple(numbers)
+    labels = [_number(entry.label, numbers) for entry in entries]
+    for entry, label in zip(entries, labels, strict=True):
+        if label is None:
+            known = ", ".join(list(numbers)[:3])
+            raise DataError(
+                f"{source}, {entry.where}: label {entry.label!r} is none of the {len(classes)} classes ({known}, ...)."
+            )
+    first = [storage.join(root, entry.path) for entry in entries[:_LOOKED_FOR]]
+    if not any(storage.exists(path) for path in first):
+        raise DataError(f"{source}: none of its first {len(first)} videos exists ({first[0]}, ...); is the root right?")
+    paths = np.array([entry.path.encode() for entry in entries])
+    return VideoFiles(paths, np.array(labels, np.int32), classes, root)
+
+
+def _numbers(entries: Sequence[Entry], classes: Sequence[str] | None, source: str) -> dict[str, int]:
+    """The number of each class."""
+    if classes is not None:
+        return {name: number for number, name in enumerate(classes)}
+    names = {entry.label for entry in entries}
+    numbered = {name for name in names if name.removeprefix("-").isdecimal()}
+    if numbered and numbered != names:
+        odd = next(entry for entry in entries if entry.label not in numbered)
+        raise DataError(f"{source}, {odd.where}: label {odd.label!r} is a name, but others are numbers; use one kind.")
+    if not numbered:
+        return {name: number for number, name in enumerate(sorted(names))}
+    for entry in entries:
+        if not 0 <= int(entry.label) < _MOST_CLASSES:
+            raise DataError(f"{source}, {entry.where}: label {entry.label} is out of range; classes count from 0.")
+    return {str(number): number for number in range(1 + max(int(name) for name in names))}
+
+
+def _number(label: str, numbers: dict[str, int]) -> int | None:
+    """The class that a label names, or is the number of."""
+    if label in numbers or not label.isdecimal():
+        return numbers.get(label)
+    return int(label) if int(label) < len(numbers) else None
+
+
+def _something_something_classes(source: str) -> tuple[str, ...]:
+    folder = storage.parent(source)
+    for name in ("something-something-v2-labels.json", "labels.json"):
+        if storage.exists(storage.join(folder, name)):
+            return tuple(read_labels(storage.join(folder, name)).values())
+    raise DataError(f"{source} needs the file of its classes beside it (labels.json), or named by --data.classes.")

@@ -1,0 +1,135 @@
+"""Files on this machine or behind a URL (gs://, s3://, memory://, ...), as the lists of videos name them."""
+
+import posixpath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError, VideoError
+from ..video.packets import EncodedVideo
+from ..video.reading import PICTURE_SUFFIXES, Pictures
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+
+def is_url(location: str) -> bool:
+    """Whether a location is not a path on this machine."""
+    return "://" in location
+
+
+def join(root: str, path: str) -> str:
+    """`path` below `root`, unless it stands on its own."""
+    if is_url(path) or Path(path).is_absolute():
+        return path
+    return posixpath.join(root, path) if is_url(root) else str(Path(root) / path)
+
+
+def parent(location: str) -> str:
+    """The folder that a file is in."""
+    return posixpath.dirname(location) if is_url(location) else str(Path(location).parent)
+
+
+def read_text(location: str) -> str:
+    """The text of a file.
+
+    Raises:
+        DataError: if it can't be read, or is no text.
+    """
+    try:
+        return read_bytes(location).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{location} is no text (UTF-8), so it is no list of videos.") from None
+    except OSError as error:
+        raise DataError(f"{location} can't be read: {error.strerror or error}.") from None
+
+
+def read_bytes(location: str) -> bytes:
+    """The contents of a file.
+
+    Raises:
+        OSError: if it can't be read.
+        DataError: if nothing is installed that reads such URLs.
+    """
+    if not is_url(location):
+        return Path(location).read_bytes()
+    system, path = _file_system(location)
+    data: Any = system.cat_file(path)
+    return bytes(data)
+
+
+def exists(location: str) -> bool:
+    """Whether there is such a file or folder."""
+    if not is_url(location):
+        return Path(location).exists()
+    system, path = _file_system(location)
+    return bool(system.exists(path))
+
+
+def is_folder(location: str) -> bool:
+    """Whether there is a folder of this name."""
+    if not is_url(location):
+        return Path(location).is_dir()
+    system, path = _file_system(location)
+    return bool(system.isdir(path))
+
+
+def list_folder(location: str) -> list[tuple[str, bool]]:
+    """The names of what a folder holds, sorted, and whether each is a folder; hidden files are left out.
+
+    Raises:
+        DataError: if it can't be read.
+    """
+    try:
+        if not is_url(location):
+            found = [(entry.name, entry.is_dir()) for entry in Path(location).iterdir()]
+        else:
+            system, path = _file_system(location)
+            entries = system.ls(path, detail=True)
+            found = [(posixpath.basename(entry["name"].rstrip("/")), entry["type"] == "directory") for entry in entries]
+    except OSError as error:
+        raise DataError(f"{location} can't be read: {error.strerror or error}.") from None
+    return sorted((name, folder) for name, folder in found if name and not name.startswith("."))
+
+
+def video(location: str) -> str | EncodedVideo | Pictures:
+    """A video as `read_by_rule` takes it: a path, or what a URL stands for, read into memory.
+
+    Raises:
+        VideoError: if a URL can't be read.
+    """
+    if not is_url(location):
+        return location
+    try:
+        return pictures(location) if is_folder(location) else EncodedVideo(location, read_bytes(location))
+    except DataError:
+        raise
+    except Exception as error:  # every file system has errors of its own
+        raise VideoError(f"{location} can't be read: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def pictures(folder: str) -> Pictures:
+    """A folder of pictures as a video."""
+    return Pictures(folder, picture_names(folder), lambda name: read_bytes(join(folder, name)))
+
+
+def picture_names(folder: str) -> tuple[str, ...]:
+    """The pictures in a folder."""
+    return tuple(
+        name for name, is_a_folder in list_folder(folder) if not is_a_folder and suffix(name) in PICTURE_SUFFIXES
+    )
+
+
+def suffix(name: str) -> str:
+    """The end of a file's name from its last dot, in small letters."""
+    return posixpath.splitext(name)[1].lower()
+
+
+def _file_system(location: str) -> tuple["AbstractFileSystem", str]:
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(location)
+    except ImportError as error:
+        raise DataError(f"{location} needs a further package to be read: {error}.") from None
+    except ValueError as error:
+        raise DataError(f"{location} can't be read: {error}.") from None

@@ -1,0 +1,106 @@
+"""One model, two questions about a video: which classes, and what does the model attend to in it?"""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, Self, cast
+
+from ..inference.classifier import VideoClassifier
+from ..inference.predictions import Prediction, best_predictions
+from ..interpret.choices import Choices, Method
+from ..interpret.figures import save_figure
+from ..interpret.methods import looks, missing_methods
+from ..interpret.video_encoder import VideoEncoder
+from ..model.modeling import TimesformerForVideoClassification
+
+CLASSES = 5
+"""How many are shown."""
+
+METHODS_OF_VIDEOS: tuple[Method, ...] = ("attention", "rollout", "relevance", "temporal")
+"""The ways of looking that depend on the video."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Explorer:
+    """The classes of a video, and a picture of what the model attends to in it.
+
+    Attributes:
+        encoder: for the pictures.
+        classify: the same model, for the classes.
+    """
+
+    encoder: VideoEncoder
+    classify: VideoClassifier
+
+    @classmethod
+    def load(cls, model: str | os.PathLike[str], **options: Any) -> Self:
+        """From a checkpoint with a classifier.
+
+        Args:
+            model: as for `VideoEncoder.from_pretrained`, and so are the options.
+            **options: of `VideoEncoder.from_pretrained`.
+
+        Raises:
+            CheckpointError: the checkpoint can't be loaded, or has no classifier.
+        """
+        encoder = VideoEncoder.from_pretrained(model, head=True, **options)
+        assert isinstance(encoder.model, TimesformerForVideoClassification)
+        return cls(encoder, VideoClassifier.from_model(encoder.model, encoder.params, encoder.processor))
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The ways of looking that the model has."""
+        missing = missing_methods(self.encoder)
+        return tuple(method for method in METHODS_OF_VIDEOS if method not in missing)
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of patches; None where they depend on the video."""
+        if not self.encoder.processor.do_center_crop:
+            return None
+        height, width = cast(tuple[int, int], self.encoder.processor.crop_size)
+        patch_height, patch_width = self.encoder.model.config.patch_shape
+        return height // patch_height, width // patch_width
+
+    @property
+    def middle(self) -> tuple[int, int] | None:
+        """The patch in the middle; None where that depends on the video."""
+        return None if self.grid is None else (self.grid[0] // 2, self.grid[1] // 2)
+
+    def look(self, video: str, method: Method, choices: Choices, directory: Path) -> "Seen":
+        """Looks at a video.
+
+        Args:
+            video: the file.
+            method: one of `methods`.
+            choices: what to look at.
+            directory: where the pictures go.
+
+        Raises:
+            VideoError: the video can't be read.
+        """
+        # The same frames for both, for nothing is computed in float64 here.
+        frames = self.classify.prepare(self.classify.read(video))
+        logits = self.classify.forward(frames[None])[0]
+        (look,) = looks(self.encoder, frames, [method], choices)
+        picture = directory / f"{method}.png"
+        save_figure(look.figure, picture)
+        animation = None if look.animate is None else directory / f"{method}.gif"
+        if look.animate is not None and animation is not None:
+            look.animate(animation)
+        return Seen(best_predictions(logits, self.classify.model.config, CLASSES), picture, animation)
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What the page shows.
+
+    Attributes:
+        predictions: the likeliest classes, best first.
+        picture: the frames, and what the model attends to in them.
+        animation: the same in motion; None for what has no maps to lay over frames.
+    """
+
+    predictions: list[Prediction]
+    picture: Path
+    animation: Path | None

@@ -1,0 +1,1 @@
+"""How good a checkpoint is: views of videos, averaged outputs, accuracies."""

@@ -1,0 +1,171 @@
+"""Evaluating a checkpoint on a data set, resumably: `evaluate("checkpoint", DataConfig(validation="k400/val.csv"))`.
+
+With an output directory, see recorder.py for what is in it.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..checkpoints.fingerprints import fingerprints
+from ..checkpoints.mapping import Params
+from ..checkpoints.open import load_checkpoint
+from ..config import TimesformerConfig
+from ..data.batches import class_names, evaluation_clips
+from ..data.config import ClipShape, DataConfig
+from ..errors import ConfigError, DataError
+from ..inference.loading import processor_for
+from ..model.modeling import TimesformerForVideoClassification
+from ..sharding import BatchPlace, MeshConfig, batch_share, make_mesh, shardings_of, use_mesh
+from ..support.display import Display
+from ..support.distributed import announce, from_first, is_first
+from ..support.distributed import step as shown_step
+from ..support.dtypes import DTypeName, require_x64
+from ..video.processing import VideoProcessor
+from .metrics import Average, Evaluation, make_predict, predict_batch
+from .recorder import BAD_VIDEOS, Recorder
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Which views of a video are averaged; the defaults are the paper's three crops of one clip.
+
+    Attributes:
+        clips: of each video, spread over it.
+        crops: of each clip: 1 in the centre, 3 along its long side.
+        position: of a single clip: at the start, as the paper's code has it, or in the middle, as the paper says.
+        average: of the logits (the paper's code) or of the probabilities.
+    """
+
+    clips: int = 1
+    crops: int = 3
+    position: Literal["first", "middle"] = "first"
+    average: Average = "logits"
+
+
+def evaluate(
+    source: str | PathLike[str],
+    data: DataConfig,
+    *,
+    views: Views | None = None,
+    batch_size: int = 8,
+    dtype: DTypeName = "float32",
+    mesh: MeshConfig | None = None,
+    output: str | PathLike[str] | None = None,
+    **options: Any,
+) -> Evaluation:
+    """Evaluates a checkpoint of any kind.
+
+    Args:
+        source: as for `load_checkpoint`; the directory of a training run is one, too.
+        data: `validation` says which videos.
+        views: of each video.
+        batch_size: videos in a batch, over all devices.
+        dtype: of the computation.
+        mesh: how the devices share the work.
+        output: a directory for the results; where it holds a part of the same evaluation, that is not done again.
+        **options: other arguments of `load_checkpoint`.
+
+    Raises:
+        DataError: the videos can't be used, or their classes are not the model's.
+        CheckpointError: the checkpoint can't be loaded.
+        ConfigError: the output directory holds another evaluation.
+    """
+    views = views or Views()
+    if data.validation is None:
+        raise DataError("there are no videos to evaluate on; give --data.validation.")
+    require_x64(dtype)
+    storage = np.dtype(np.float64 if dtype == "float64" else np.float32)
+    with shown_step(f"loading {source}"):
+        checkpoint = load_checkpoint(source, head=True, dtype=storage, **options)
+    processor = processor_for(checkpoint)
+    model, params = TimesformerForVideoClassification.from_checkpoint(checkpoint, dtype=jnp.dtype(dtype))
+    config = model.config
+    rate = config.sampling_rate
+    if rate is None:
+        raise ConfigError(
+            f"nothing says how {source} was trained to sample its clips; give --config.sampling-rate (32, or segments)."
+        )
+    names = tuple(config.id2label[i] for i in range(config.num_labels))
+    translation = translate(class_names(data), names, str(source))
+    devices = make_mesh(mesh)
+    index, count = batch_share(devices, batch_size)
+    directory = None if output is None else Path(output)
+    clip = ClipShape(config.num_frames, *config.image_shape, rate)
+    batches = evaluation_clips(
+        data,
+        clip=clip,
+        batch_size=batch_size,
+        clips=views.clips,
+        crops=views.crops,
+        position=views.position,
+        bad_list=None if directory is None else directory / BAD_VIDEOS,
+        process_index=index,
+        process_count=count,
+    )
+    params = jax.device_put(params, shardings_of(params, devices))
+    settings = {
+        "checkpoint": str(source),
+        "model": model_fingerprint(config, processor, params),
+        "data": data.validation,
+        "videos": batches.videos.fingerprint,
+        "dtype": dtype,
+        **dataclasses.asdict(views),
+    }
+    recorder = Recorder(directory, settings, batches.videos.name)
+    start = batches.batch = from_first(recorder.resume(batch_size))
+    predict = make_predict(model, processor, views.average)
+    display = Display("evaluating", len(batches), start, 10) if is_first() else None
+    if display is not None:
+        display.start()
+    try:
+        with use_mesh(devices):
+            for number, batch in enumerate(batches, start + 1):
+                batch = {**batch, "labels": translation[batch["labels"]]}
+                recorder.add(predict_batch(predict, params, batch, BatchPlace(devices, batch_size)))
+                if display is not None:
+                    display.update(number, "")
+    finally:
+        if display is not None:
+            display.stop()
+        batches.close()
+        recorder.close()
+    evaluation = Evaluation.of(names, recorder.results)
+    recorder.write(evaluation)
+    return evaluation
+
+
+def model_fingerprint(config: TimesformerConfig, processor: VideoProcessor, params: Params) -> str:
+    """A short text that tells one model from another: of its weights, settings and preprocessing."""
+    parts = [config.to_dict(), dataclasses.asdict(processor), fingerprints(params)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def translate(classes: Sequence[str], names: Sequence[str], source: str) -> np.ndarray[Any, Any]:
+    """The model's number for each class of a data set.
+
+    Raises:
+        DataError: the model does not know a class.
+    """
+    if set(classes) <= set(names):
+        return np.array([names.index(name) for name in classes], np.int32)
+    if len(classes) <= len(names) and (_numbered(classes) or _numbered(names)):
+        announce(f"the classes of the data and of {source} have different names; they are matched by number")
+        return np.arange(len(classes), dtype=np.int32)
+    unknown = [name for name in classes if name not in names]
+    raise DataError(
+        f"{source} does not know {len(unknown)} of the {len(classes)} classes of the videos, {unknown[0]!r} for one; "
+        "give --labels with its class names, or --data.classes with those of the videos."
+    )
+
+
+def _numbered(names: Sequence[str]) -> bool:
+    return all(name.removeprefix("LABEL_").isdigit() for name in names)

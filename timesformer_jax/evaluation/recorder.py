@@ -1,0 +1,118 @@
+"""The output directory of an evaluation: results as they come, and what is made of them at the end.
+
+settings.json       what is evaluated
+predictions.jsonl   a line for each video: id, name, label, best classes and their scores
+bad_videos.txt      what could not be decoded
+results.json        accuracies
+classes.csv         a row for each class
+confusion.png       which class is taken for which
+"""
+
+import csv
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..support.distributed import is_first
+from ..support.files import read_json, read_lines, write_atomically
+from .metrics import Evaluation, VideoResult
+
+BAD_VIDEOS = "bad_videos.txt"
+
+
+class Recorder:
+    """Results as they come, in memory and in an output directory."""
+
+    def __init__(self, directory: Path | None, settings: Mapping[str, Any], name: Callable[[int], str]) -> None:
+        """Nothing is read or written yet.
+
+        Args:
+            directory: the output directory, if there is one.
+            settings: what is evaluated.
+            name: of the video with an id.
+        """
+        self.results: list[VideoResult] = []
+        self._directory = directory
+        self._settings, self._name = dict(settings), name
+        self._file: Any = None
+
+    def resume(self, batch_size: int) -> int:
+        """Takes up what an earlier process has done; gives the number of the batch to go on with.
+
+        Raises:
+            ConfigError: the directory holds another evaluation.
+        """
+        if self._directory is None or not is_first():
+            return 0
+        settings, predictions = self._directory / "settings.json", self._directory / "predictions.jsonl"
+        if settings.exists():
+            found = read_json(settings, ConfigError)
+            # The same model or videos may be found elsewhere now.
+            different = [
+                name
+                for name in self._settings
+                if name not in ("checkpoint", "data") and found.get(name) != self._settings[name]
+            ]
+            if different:
+                name = different[0]
+                raise ConfigError(
+                    f"{self._directory} holds another evaluation: {name} is {self._settings[name]!r} here and "
+                    f"{found.get(name)!r} there; choose another output directory."
+                )
+        else:
+            with write_atomically(settings) as temporary:
+                temporary.write_text(json.dumps(self._settings, indent=2) + "\n")
+        lines = read_lines(predictions)
+        done = len(lines) // batch_size
+        self.results = [_result(line) for line in lines[: done * batch_size]]
+        with write_atomically(predictions) as temporary:
+            temporary.write_text("".join(map(self._line, self.results)))
+        self._file = predictions.open("a", buffering=1)
+        return done
+
+    def add(self, results: list[VideoResult]) -> None:
+        """Notes a batch."""
+        self.results += results
+        if self._file is not None:
+            self._file.write("".join(map(self._line, results)))
+
+    def _line(self, result: VideoResult) -> str:
+        return json.dumps({"id": result.id, "video": self._name(result.id)} | dataclasses.asdict(result)) + "\n"
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, evaluation: Evaluation) -> None:
+        """Writes results, table and picture."""
+        if self._directory is None or not is_first():
+            return
+        from .confusion import draw_confusion
+
+        with write_atomically(self._directory / "results.json") as temporary:
+            temporary.write_text(json.dumps(evaluation.summary(), indent=2) + "\n")
+        with write_atomically(self._directory / "classes.csv") as temporary, temporary.open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["class", "videos", "top1", "top5"])
+            table.writerows(class_rows(evaluation))
+        with write_atomically(self._directory / "confusion.png") as temporary:
+            draw_confusion(evaluation, temporary)
+
+
+def class_rows(evaluation: Evaluation) -> Iterator[tuple[str, int, float | None, float | None]]:
+    """Name, videos, top-1 and top-5 accuracy of each class; None for a class without videos."""
+    counts = evaluation.confusion.sum(axis=1)
+    for i, name in enumerate(evaluation.classes):
+        count = int(counts[i])
+        if count:
+            yield name, count, float(evaluation.confusion[i, i] / count), float(evaluation.in_top[i] / count)
+        else:
+            yield name, 0, None, None
+
+
+def _result(line: Mapping[str, Any]) -> VideoResult:
+    return VideoResult(line["id"], line["label"], tuple(line["top"]), tuple(line["scores"]))

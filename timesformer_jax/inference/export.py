@@ -1,0 +1,114 @@
+"""A classifier as files that run without this package: compiled as far as a machine is not needed for it.
+
+model.jax_export       the function from weights and frames to logits, serialized by jax.export
+weights.safetensors    its weights, folded for inference, under flat names
+settings.json          labels, sampling, and how frames become its uint8 input
+run.py                 ten lines that load and call it, with jax and safetensors alone
+"""
+
+import json
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+from jaxtyping import Array, Float, UInt8
+from safetensors.flax import save_file
+
+from ..checkpoints.mapping import Params, flat_names, set_leaf
+from ..errors import TimesformerError
+from ..support.files import write_atomically
+from .classifier import VideoClassifier
+from .quantization import apply
+
+Platform = Literal["cpu", "cuda", "rocm", "tpu"]
+
+MODEL, WEIGHTS, SETTINGS, SCRIPT = "model.jax_export", "weights.safetensors", "settings.json", "run.py"
+
+RUN = '''\
+"""Labels of clips: python run.py clips.npy, an array (batch, frames, height, width, 3) of uint8 as in settings.json."""
+import json, pathlib, sys
+import jax, jax.export, numpy
+from safetensors.flax import load_file
+
+here = pathlib.Path(__file__).parent
+settings = json.loads((here / "settings.json").read_text())
+model = jax.export.deserialize(bytearray((here / "model.jax_export").read_bytes()))
+logits = jax.jit(model.call)(load_file(here / "weights.safetensors"), numpy.load(sys.argv[1]))
+for row in numpy.asarray(logits):
+    print(settings["labels"][row.argmax()], *row.tolist())
+'''
+
+
+def export_classifier(
+    classify: VideoClassifier,
+    directory: str | PathLike[str],
+    *,
+    platforms: Sequence[Platform] = ("cpu", "cuda", "tpu"),
+    overwrite: bool = False,
+) -> int:
+    """Writes a classifier for use without this package.
+
+    Args:
+        classify: in float32 or bfloat16; with weights in either form.
+        directory: to be made.
+        platforms: that the model shall run on.
+        overwrite: replace an earlier export.
+
+    Returns:
+        Bytes of the serialized function, without the weights.
+
+    Raises:
+        TimesformerError: there is something in the directory's place, or the model can't be exported.
+    """
+    directory = Path(directory)
+    if directory.exists() and not (overwrite and (directory / MODEL).is_file()):
+        advice = "choose another directory" if overwrite else "choose another directory, or give --overwrite"
+        raise TimesformerError(f"{directory} exists already; {advice}.")
+    module = classify.forward.module
+    if module.pixel_centre is None:
+        raise TimesformerError("a float64 model can't be exported, since it takes no uint8 frames; choose float32.")
+    weights = {name: jnp.asarray(leaf) for name, leaf in flat_names(classify.forward.variables).items()}
+
+    def compute(weights: dict[str, Array], frames: UInt8[Array, "b t h w 3"]) -> Float[Array, "b labels"]:
+        variables: dict[str, Params] = {}
+        for name, leaf in weights.items():
+            set_leaf(variables, tuple(name.split("/")), leaf)
+        return apply(module, variables, frames)
+
+    shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in weights.items()}
+    settings = export_settings(classify)
+    (batch,) = export.symbolic_shape("batch")
+    frames = jax.ShapeDtypeStruct((batch, *settings["input"]["shape"][1:]), jnp.uint8)
+    serialized = export.export(jax.jit(compute), platforms=platforms)(shapes, frames).serialize()
+    with write_atomically(directory) as temporary:
+        temporary.mkdir()
+        (temporary / MODEL).write_bytes(serialized)
+        save_file(weights, temporary / WEIGHTS)
+        (temporary / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        (temporary / SCRIPT).write_text(RUN, encoding="utf-8")
+    return len(serialized)
+
+
+def export_settings(classify: VideoClassifier) -> dict[str, Any]:
+    """What settings.json says."""
+    config, processor = classify.model.config, classify.processor
+    blank = np.zeros((config.num_frames, *config.image_shape, 3), np.uint8)
+    clip_shape = processor.resize_and_crop(blank).shape
+    geometry = ("do_resize", "size", "resample", "do_center_crop", "crop_size")
+    return {
+        "labels": [config.id2label.get(i, str(i)) for i in range(config.num_labels)],
+        "problem_type": config.problem_type or "single_label_classification",
+        "input": {
+            "shape": ["batch", *clip_shape],
+            "dtype": "uint8",
+            "channel_order": processor.channel_order,
+            "range": "0 to 255; the model itself rescales and normalises",
+        },
+        "preprocessing": {name: value for name, value in processor.to_dict().items() if name in geometry},
+        "sampling": {"num_frames": config.num_frames, "sampling_rate": config.sampling_rate},
+    }

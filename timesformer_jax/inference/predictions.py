@@ -1,0 +1,91 @@
+"""Logits to what people read: labels and scores."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+
+from ..config import TimesformerConfig
+from ..errors import VideoError
+from ..video.reading import Video
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """One class of one video.
+
+    Attributes:
+        label: the class's name.
+        score: probability of the class among all (of the class by itself where several may hold; the bare value
+            for regression).
+        index: the class's number.
+        logit: what the model returned; a mean where several clips were looked at.
+    """
+
+    label: str
+    score: float
+    index: int
+    logit: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What came of one video among several.
+
+    Attributes:
+        video: as it was given.
+        predictions: best first; empty where the video could not be read.
+        error: why it could not be read; None where it could.
+    """
+
+    video: Video
+    predictions: list[Prediction]
+    error: VideoError | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowAnswer:
+    """What a part of a video shows.
+
+    Attributes:
+        start: seconds from the beginning of the video.
+        end: the same.
+        predictions: best first.
+        logits: of the window.
+    """
+
+    start: float
+    end: float
+    predictions: list[Prediction]
+    logits: Float[np.ndarray, " labels"] = dataclasses.field(repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class LongAnswer:
+    """What a whole video shows.
+
+    Attributes:
+        predictions: of the mean of the windows' logits (as the paper averages clips), best first.
+        windows: in order.
+    """
+
+    predictions: list[Prediction]
+    windows: list[WindowAnswer]
+
+
+def best_predictions(logits: Float[np.ndarray, " labels"], config: TimesformerConfig, top_k: int) -> list[Prediction]:
+    """The likeliest classes, best first."""
+    scores = scores_of(logits, config)
+    best: list[int] = np.argsort(-scores, kind="stable")[:top_k].tolist()
+    return [Prediction(config.id2label.get(i, str(i)), float(scores[i]), i, float(logits[i])) for i in best]
+
+
+def scores_of(logits: Float[np.ndarray, " labels"], config: TimesformerConfig) -> Float[np.ndarray, " labels"]:
+    """Probabilities, as the config's `problem_type` means them."""
+    values = logits.astype(np.float64)
+    if config.problem_type == "regression" or config.num_labels == 1:
+        return values
+    if config.problem_type == "multi_label_classification":
+        return 0.5 * (1 + np.tanh(0.5 * values))  # the logistic function, which can't overflow this way
+    shares = np.exp(values - values.max())
+    return shares / shares.sum()

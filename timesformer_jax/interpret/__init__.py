@@ -1,0 +1,1 @@
+"""Looking inside a model: attention maps, rollout, relevance, features, and their pictures."""

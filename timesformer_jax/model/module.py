@@ -1,0 +1,72 @@
+"""What every Flax module here is made with: the config, types of numbers, and how kernels and norms are made."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.nn import initializers
+from jax.typing import DTypeLike
+
+from ..config import AttentionImplementation, TimesformerConfig
+from .attention import Precision
+from .cpu import matrix_product
+from .remat import Remat
+
+
+class TimesformerModule(nn.Module):
+    """What every module here is made with.
+
+    Attributes:
+        config: architecture.
+        dtype: of the computation.
+        param_dtype: of newly made parameters.
+        precision: of matrix products ("highest" for parity: float32 on a TPU is bfloat16 otherwise).
+        attention_implementation: see `choose_implementation` in attention.py.
+        folded: whether the parameters are those of folding.py, for inference alone.
+        remat: what the backward pass computes again instead of keeping it (see rematerialization.py).
+    """
+
+    config: TimesformerConfig
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+    precision: Precision = None
+    attention_implementation: AttentionImplementation = "auto"
+    folded: bool = False
+    remat: Remat = "none"
+
+    def numerics(self) -> dict[str, Any]:
+        """The arguments that Flax's own layers have, too."""
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype, "precision": self.precision}
+
+    def settings(self) -> dict[str, Any]:
+        """What a module hands on to those inside it."""
+        others = ("attention_implementation", "folded", "remat")
+        return {"config": self.config, **self.numerics(), **{name: getattr(self, name) for name in others}}
+
+    def weight_init(self) -> initializers.Initializer:
+        """How kernels and embeddings start."""
+        # The original cuts at -2 and 2 themselves, not at two standard deviations.
+        deviation = self.config.initializer_range
+        if deviation == 0:
+            return initializers.zeros
+        return initializers.truncated_normal(deviation, lower=-2 / deviation, upper=2 / deviation)
+
+    def dense(
+        self, features: int | tuple[int, ...], name: str, *, axis: int | tuple[int, ...] = -1, **options: Any
+    ) -> nn.DenseGeneral:
+        """A matrix product and a bias."""
+        options = {"kernel_init": self.weight_init(), "dot_general": matrix_product} | self.numerics() | options
+        return nn.DenseGeneral(features, axis=axis, name=name, **options)
+
+    def layer_norm(self, name: str, dtype: DTypeLike | None = None) -> nn.LayerNorm:
+        """A LayerNorm, without scale and bias where they are folded into the projection that follows."""
+        # Not the "fast" variance E[x²] - E[x]², which cancels.
+        return nn.LayerNorm(
+            epsilon=self.config.layer_norm_eps,
+            dtype=self.dtype if dtype is None else dtype,
+            param_dtype=self.param_dtype,
+            use_fast_variance=False,
+            use_scale=not self.folded,
+            use_bias=not self.folded,
+            name=name,
+        )

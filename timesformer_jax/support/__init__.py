@@ -1,0 +1,1 @@
+"""What everything here stands on: files, progress, compilation, processes, types of numbers."""

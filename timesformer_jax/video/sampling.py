@@ -1,0 +1,107 @@
+"""Which frames of a video make a clip: plain arithmetic on frame indices.
+
+Indices count frames in presentation order, from 0. All rules are pure functions of the frame count, so that
+they can be tried, plotted and tested without a video. `read_frames` takes what they return.
+"""
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int64
+
+from ..errors import VideoError
+
+REFERENCE_FPS = 30.0
+"""Sampling rates count frames at this rate, as the original code base does (its `TARGET_FPS`)."""
+
+
+def evenly_spread_indices(total: int, num_frames: int) -> Int64[np.ndarray, "t"]:
+    """Frames spread over a whole video: the middle of each of `num_frames` equal segments.
+
+    The rule of the original's Something-Something V2 test set (`datasets/ssv2.py`): the borders of the segments
+    are `i * (total - 1) / num_frames` rounded to even, the middle is rounded down. A video shorter than the clip
+    gives all its frames in order and then repeats the last.
+
+    Args:
+        total: frames in the video.
+        num_frames: frames in the clip.
+
+    Returns:
+        Ascending frame indices in [0, total).
+
+    Raises:
+        VideoError: if either number is below 1.
+    """
+    _require_frames(total, num_frames)
+    if total < num_frames:
+        return np.minimum(np.arange(num_frames), total - 1)
+    borders = np.round((total - 1) / num_frames * np.arange(num_frames + 1)).astype(np.int64)
+    return (borders[:-1] + borders[1:]) // 2
+
+
+def clip_indices(
+    total: int,
+    fps: float | None,
+    num_frames: int,
+    sampling_rate: float,
+    start: float | Literal["middle"] = "middle",
+) -> Int64[np.ndarray, "t"]:
+    """A clip of `num_frames` frames taken every `sampling_rate` frames of a video at 30 frames a second.
+
+    The rule of the original code base (`datasets/decoder.py`): the clip spans
+    `sampling_rate * num_frames / 30 * fps` source frames, and the indices are spread evenly from the first to the
+    last frame of that span, both included, and truncated. "8x32" thus has a stride of 255 / 7 = 36.4 frames.
+
+    Args:
+        total: frames in the video.
+        fps: frames a second of the video; None counts as 30, so that the rate counts source frames.
+        num_frames: frames in the clip.
+        sampling_rate: frames from one sampled frame to the next in a video of 30 frames a second.
+        start: the first frame of the span (it may lie between two), or "middle" to centre the span in the video.
+
+    Returns:
+        Ascending frame indices in [0, total). Where the span reaches beyond the video, the last frame is repeated.
+
+    Raises:
+        VideoError: for a count below 1, a rate that is not positive or a negative start.
+    """
+    _require_frames(total, num_frames)
+    if not 0 < sampling_rate < float("inf"):
+        raise VideoError(f"sampling_rate is {sampling_rate}: it counts source frames and must be positive.")
+    span = sampling_rate * num_frames / REFERENCE_FPS * (fps or REFERENCE_FPS)
+    first = max(total - span, 0.0) / 2 if start == "middle" else _require_start(start)
+    return np.clip(np.linspace(first, first + span - 1, num_frames), 0, total - 1).astype(np.int64)
+
+
+def span_indices(start: int, stop: int, num_frames: int) -> Int64[np.ndarray, "t"]:
+    """`num_frames` frames spread over the source frames `start` up to, but not including, `stop`.
+
+    The rule of Transformers' TimeSformer examples (`sample_frame_indices`), there with
+    `stop = start + int(num_frames * frame_sample_rate)` and a random start.
+
+    Args:
+        start: the first frame of the span.
+        stop: the frame after the last.
+        num_frames: frames in the clip.
+
+    Returns:
+        Ascending frame indices in [start, stop).
+
+    Raises:
+        VideoError: for a count below 1, a negative start or an empty span.
+    """
+    _require_frames(stop - _require_start(start), num_frames)
+    return np.clip(np.linspace(start, stop, num_frames), start, stop - 1).astype(np.int64)
+
+
+def _require_frames(total: float, num_frames: int) -> None:
+    if num_frames < 1:
+        raise VideoError(f"A clip of {num_frames} frames was asked for: ask for at least one.")
+    if total < 1:
+        raise VideoError(f"No clip can be taken from {total} frames: choose a span that holds at least one.")
+
+
+def _require_start(start: float) -> float:
+    if start < 0:
+        raise VideoError(f"A clip can't start at frame {start}: frames count from 0.")
+    return start
