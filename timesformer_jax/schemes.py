@@ -26,7 +26,7 @@ attention, the scheme of the paper's that is nearest:
   does in the MLP. (The finer grain of divided attention, where each frame is dropped by itself, comes from how the code
   of the paper folds frames into the batch.)
 
-What the tokens see in the new steps, and how that is computed, is in neighbourhoods.py.
+What the tokens see in the new steps, and how that is computed, is in model/token_groups.py.
 """
 
 import dataclasses
@@ -34,56 +34,89 @@ from typing import Literal
 
 from .config import TimesformerConfig
 
-Reach = Literal["time", "frame", "row", "column", "lattice", "window"]
-"""Which tokens a token sees: its own place in all frames; its frame (joint attention holds the whole clip in one); its
-row or column of its frame; every second token in each direction; a neighbourhood."""
+GroupKind = Literal["time", "frame", "clip", "row", "column", "lattice", "window"]
+"""What makes a group of tokens that see each other, see model/token_groups.py."""
+
+# Logical axes of (batch, n, t, hidden): along "attended" tokens see each other, along "parallel" they don't.
+_OVER_TIME = ("batch", "parallel", "attended", "hidden")
+_OVER_SPACE = ("batch", "attended", "parallel", "hidden")
+_OVER_BOTH = ("batch", None, None, "hidden")
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """One attention of a block, by the names of its parameters.
+class AttentionStep:
+    """One attention of a block.
 
     Attributes:
-        reach: which tokens a token sees.
-        attention: queries, keys, values and output projection.
-        norm: the LayerNorm before it.
-        dense: the dense layer after it, zero at first; None where the ViT's own attention is.
+        groups: which tokens see each other.
+        axes: logical axes of the patches (see sharding.py) while they do.
+        attention: the name of its queries, keys, values and output projection among the parameters.
+        norm: the name of the LayerNorm before it.
+        dense: the name of the dense layer after it, zero at first; None where the ViT's own attention is.
+        returned: the output of the model that its probabilities are returned in.
         with_cls: whether CLS takes part.
     """
 
-    reach: Reach
+    groups: GroupKind
+    axes: tuple[str | None, ...]
     attention: str
     norm: str
     dense: str | None
-    with_cls: bool
+    returned: str
+    with_cls: bool = True
 
 
-def _extra(reach: Reach, name: str, *, with_cls: bool) -> Step:
-    return Step(reach, f"{name}_attention", f"{name}_layernorm", f"{name}_dense", with_cls)
+TIME = AttentionStep(
+    groups="time",
+    axes=_OVER_TIME,
+    attention="temporal_attention",
+    norm="temporal_layernorm",
+    dense="temporal_dense",
+    returned="temporal_attentions",
+    with_cls=False,
+)
+SPACE = AttentionStep(
+    groups="frame",
+    axes=_OVER_SPACE,
+    attention="attention",
+    norm="layernorm_before",
+    dense=None,
+    returned="attentions",
+)
+_WIDTH = AttentionStep(
+    groups="row",
+    axes=_OVER_SPACE,
+    attention="width_attention",
+    norm="width_layernorm",
+    dense="width_dense",
+    returned="width_attentions",
+)
+_LOCAL = AttentionStep(
+    groups="window",
+    axes=_OVER_BOTH,
+    attention="local_attention",
+    norm="local_layernorm",
+    dense="local_dense",
+    returned="local_attentions",
+    with_cls=False,
+)
 
-
-def _last(reach: Reach) -> Step:
-    return Step(reach, "attention", "layernorm_before", None, True)
-
-
-TIME, SPACE = _extra("time", "temporal", with_cls=False), _last("frame")
-
-_STEPS: dict[str, tuple[Step, ...]] = {
+_STEPS: dict[str, tuple[AttentionStep, ...]] = {
     "divided_space_time": (TIME, SPACE),
-    "joint_space_time": (SPACE,),
+    "joint_space_time": (dataclasses.replace(SPACE, groups="clip"),),
     "space_only": (SPACE,),
-    "sparse_local_global": (_extra("window", "local", with_cls=False), _last("lattice")),
-    "axial": (TIME, _extra("row", "width", with_cls=True), _last("column")),
+    "sparse_local_global": (_LOCAL, dataclasses.replace(SPACE, groups="lattice", axes=_OVER_BOTH)),
+    "axial": (TIME, _WIDTH, dataclasses.replace(SPACE, groups="column")),
 }
 
 
-def attention_steps(config: TimesformerConfig) -> tuple[Step, ...]:
+def attention_steps(config: TimesformerConfig) -> tuple[AttentionStep, ...]:
     """The steps of a block, in the order in which they are computed."""
     steps = _STEPS[config.attention_type]
     return steps[::-1] if config.attention_order == "space_time" else steps
 
 
-def steps_for_cls(config: TimesformerConfig) -> tuple[Step, ...]:
+def steps_for_cls(config: TimesformerConfig) -> tuple[AttentionStep, ...]:
     """The steps of the last block that CLS depends on; of the last of them it needs nothing but its own row."""
     steps = attention_steps(config)
     if config.attention_order == "parallel":
@@ -92,10 +125,10 @@ def steps_for_cls(config: TimesformerConfig) -> tuple[Step, ...]:
     return steps[: last + 1]
 
 
-def reach_of_cls(config: TimesformerConfig) -> Reach:
-    """Of the step that is the ViT's own attention, the one through which CLS reads."""
-    steps = [step for step in attention_steps(config) if step.dense is None]
-    return steps[0].reach
+def step_of_cls(config: TimesformerConfig) -> AttentionStep:
+    """The step that is the ViT's own attention, the one through which CLS reads."""
+    (step,) = (step for step in attention_steps(config) if step.dense is None)
+    return step
 
 
 def has_temporal_attention(config: TimesformerConfig) -> bool:

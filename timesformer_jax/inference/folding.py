@@ -14,12 +14,11 @@ What is saved, all of it exact but for rounding:
 - The last layer computes CLS alone once it has keys and values: only CLS reaches the classifier. Steps that CLS does
   not depend on (temporal attention after the spatial one, or beside it) are left out there.
 
-Kernels are kept in the type of the computation, each layer's apart, since the layers are no longer alike.
+Kernels are kept in the type of the computation, each layer's apart, since the last is unlike the others.
 """
 
 import dataclasses
 import functools
-import math
 import operator
 from collections.abc import Mapping
 from typing import Any
@@ -35,8 +34,9 @@ from ..model.embeddings import check_pixel_values, patch_grid
 from ..model.layers import TimesformerEmbeddings, TimesformerLayer, Tokens
 from ..model.modeling import TimesformerForVideoClassification
 from ..model.module import TimesformerModule
-from ..schemes import Step, attention_steps, has_position_embeddings, has_time_embeddings, steps_for_cls
+from ..schemes import AttentionStep, attention_steps, steps_for_cls
 from ..video.processing import VideoProcessor
+from .folded_layers import FoldedLayer, LastFoldedLayer
 
 Array64 = Float[np.ndarray, "..."]
 
@@ -68,9 +68,7 @@ class InferenceModel(TimesformerModule):
         if self.pixel_centre is not None:
             pixels -= jnp.asarray(self.pixel_centre, self.dtype)
         tokens = TimesformerEmbeddings(**self.settings(), name="embeddings")(pixels)
-        last, grid = self.config.num_hidden_layers - 1, patch_grid(frames, self.config)
-        for index in range(last + 1):
-            layer = TimesformerLayer(**self.settings(), grid=grid, cls_only=index == last, parent=None)
+        for index, layer in enumerate(self.layers(patch_grid(frames, self.config))):
             name = f"layer_{index}"
             variables = {kind: tree[name] for kind, tree in self.variables.items() if name in tree}
             tokens = _run_layer(layer, variables, tokens)
@@ -78,11 +76,14 @@ class InferenceModel(TimesformerModule):
         # A single row: as exact as can be costs nothing.
         exact = jnp.promote_types(self.dtype, jnp.float32)
         if self.config.num_labels == 0:
-            norm = nn.LayerNorm(
-                epsilon=self.config.layer_norm_eps, use_fast_variance=False, dtype=exact, name="layernorm"
-            )
-            return norm(cls)
-        return self.dense(self.config.num_labels, "classifier", dtype=exact)(self.layer_norm("layernorm", exact)(cls))
+            return self.layer_norm("layernorm", dtype=exact)(cls)
+        cls = self.layer_norm("layernorm", dtype=exact, use_scale=False, use_bias=False)(cls)
+        return self.dense(self.config.num_labels, "classifier", dtype=exact)(cls)
+
+    def layers(self, grid: tuple[int, int]) -> list[TimesformerLayer]:
+        """The layers, of which the last computes CLS alone. Their parameters are handed to them one by one."""
+        classes = [FoldedLayer] * (self.config.num_hidden_layers - 1) + [LastFoldedLayer]
+        return [layer(**self.settings(), grid=grid, parent=None) for layer in classes]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -149,54 +150,27 @@ def inference_module(
         param_dtype=model.dtype,
         precision=model.precision,
         attention_implementation=model.attention_implementation,
-        folded=True,
         pixel_centre=None if processor is None else _pixel_centre(processor),
     )
 
 
 def folded_shapes(module: InferenceModel) -> Params:
     """Shapes and types of the parameters that `fold_for_inference` makes, for compiling before they are there."""
-    config, width = module.config, module.config.hidden_size
-    dtype, exact = jnp.dtype(module.dtype), jnp.promote_types(module.dtype, jnp.float32)
-    heads = (config.num_attention_heads, config.head_dim)
+    config = module.config
+    grid, dtype = config.grid, jnp.float32 if module.pixel_centre is None else jnp.uint8
+    clip = jax.ShapeDtypeStruct((1, config.num_frames, *config.image_shape, config.num_channels), dtype)
+    patches = jax.ShapeDtypeStruct((1, grid[0] * grid[1], config.num_frames, config.hidden_size), module.dtype)
+    frames_of_cls = config.num_frames if config.attention_type == "space_only" else 1
+    cls = jax.ShapeDtypeStruct((1, 1, frames_of_cls, config.hidden_size), module.dtype)
+    rate = jax.ShapeDtypeStruct((), module.dtype)
 
-    def dense(inputs: tuple[int, ...], outputs: tuple[int, ...], dtype: Any = dtype) -> Params:
-        return {
-            "kernel": jax.ShapeDtypeStruct((*inputs, *outputs), dtype),
-            "bias": jax.ShapeDtypeStruct(outputs, dtype),
-        }
+    def parameters(layer: Any, *inputs: Any) -> Params:
+        return jax.eval_shape(layer.init, jax.random.key(0), *inputs)["params"]
 
-    def vectors(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((*shape, width), dtype)
-
-    def layer(*, cls_only: bool) -> Params:
-        shapes: Params = {
-            "mlp": {
-                "intermediate": dense((width,), (config.intermediate_size,)),
-                "output": dense((config.intermediate_size,), (width,)),
-            },
-        }
-        steps = steps_for_cls(config) if cls_only else attention_steps(config)
-        for step in steps:
-            parts = {"query": 1, "key_value": 2} if cls_only and step is steps[-1] else {"qkv": 3}
-            shapes[step.attention] = {name: dense((width,), (number, *heads)) for name, number in parts.items()}
-            shapes[step.attention]["output"] = dense(heads, (width,))
-        return shapes
-
-    embeddings: Params = {
-        "cls_token": vectors(),
-        "patch_embeddings": dense((*config.patch_shape, config.num_channels), (width,)),
+    layers = {
+        f"layer_{index}": parameters(layer, (cls, patches), rate) for index, layer in enumerate(module.layers(grid))
     }
-    if has_position_embeddings(config):
-        embeddings["position_embeddings"] = vectors(1 + math.prod(config.grid))
-    if has_time_embeddings(config):
-        embeddings["time_embeddings"] = vectors(config.num_frames)
-    last = config.num_hidden_layers - 1
-    shapes = {f"layer_{index}": layer(cls_only=index == last) for index in range(last + 1)}
-    if config.num_labels == 0:
-        norm = jax.ShapeDtypeStruct((width,), exact)
-        return {"embeddings": embeddings, "layernorm": {"scale": norm, "bias": norm}, **shapes}
-    return {"embeddings": embeddings, "classifier": dense((width,), (config.num_labels,), exact), **shapes}
+    return {**parameters(module, clip), **layers}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +186,7 @@ class _Folding:
     dtype: np.dtype
     in_place: bool
 
-    def layer(self, layer: Params, head_dim: int, steps: tuple[Step, ...], *, cls_only: bool) -> Params:
+    def layer(self, layer: Params, head_dim: int, steps: tuple[AttentionStep, ...], *, cls_only: bool) -> Params:
         intermediate = self.after_norm(layer["mlp"]["intermediate"], layer["layernorm_after"])
         folded: Params = {"mlp": {"intermediate": intermediate, "output": layer["mlp"]["output"]}}
         for step in steps:

@@ -23,7 +23,7 @@ from ..model.embeddings import patch_grid
 from ..model.layers import TimesformerEmbeddings, TimesformerLayer, Tokens
 from ..model.modeling import TimesformerForVideoClassification, TimesformerModel
 from ..model.token_groups import Grid, padding_mask, window_masks, window_pieces, with_copies
-from ..schemes import Step, attention_steps
+from ..schemes import AttentionStep, attention_steps
 
 Model = TimesformerModel | TimesformerForVideoClassification
 

@@ -39,7 +39,7 @@ from jaxtyping import Array, Float
 from ..checkpoints.mapping import Params
 from ..model.embeddings import patch_grid
 from ..model.token_groups import Grid, from_windows, group, ungroup, window_pieces
-from ..schemes import Step, attention_steps
+from ..schemes import AttentionStep, attention_steps
 from .layerwise import Attention, HostTokens, LayerAttentions, Model, grid_of, run_layer, tokens_before_layers
 
 BLOCK = 2**24

@@ -19,6 +19,7 @@ from ..checkpoints.pretrained import PretrainedModel
 from .embeddings import check_pixel_values, patch_grid
 from .layers import TimesformerEmbeddings, TimesformerLayer, Tokens
 from .losses import classification_loss
+from .merged import MergedLayer
 from .module import TimesformerModule
 from .outputs import TimesformerClassifierOutput, TimesformerModelOutput
 from .remat import scan_layers
@@ -39,7 +40,8 @@ class TimesformerEncoder(TimesformerModule):
         self, tokens: Tokens, *, train: bool, output_hidden_states: bool, output_attentions: bool
     ) -> tuple[Tokens, tuple[Any, Any]]:
         """The tokens after the last layer, and what was asked for of every layer, stacked."""
-        layer = TimesformerLayer(
+        # In training the same layer with an operation less.
+        layer = (MergedLayer if train else TimesformerLayer)(
             **self.settings(),
             grid=self.grid,
             train=train,
@@ -101,13 +103,11 @@ class TimesformerModel(TimesformerModule, PretrainedModel):
         hidden_states = None
         if output_hidden_states:
             hidden_states = tuple(self._sequence(*tokens) for tokens in (embedded, *_unstack(layer_tokens)))
-        if output_attentions and self.config.attention_type == "joint_space_time":
-            attentions = {name: probabilities[:, :, 0] for name, probabilities in attentions.items()}
         asked_for = {name: _unstack(probabilities) for name, probabilities in attentions.items() if output_attentions}
         return TimesformerModelOutput(
             last_hidden_state=self.layer_norm("layernorm")(cls[:, 0] if self.cls_only else _flatten(cls, patches)),
             hidden_states=hidden_states,
-            **{f"{name.removesuffix('attention')}attentions": layers for name, layers in asked_for.items()},
+            **asked_for,
         )
 
     def _sequence(self, cls: Array, patches: Array) -> Array:

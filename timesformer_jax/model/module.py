@@ -1,15 +1,17 @@
 """What every Flax module here is made with: the config, types of numbers, and how kernels and norms are made."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.nn import initializers
 from jax.typing import DTypeLike
+from jaxtyping import Array
 
 from ..config import AttentionImplementation, TimesformerConfig
 from .attention import Precision
-from .cpu import matrix_product
+from .cpu import computed_before, matrix_product
 from .remat import Remat
 
 
@@ -21,9 +23,8 @@ class TimesformerModule(nn.Module):
         dtype: of the computation.
         param_dtype: of newly made parameters.
         precision: of matrix products ("highest" for parity: float32 on a TPU is bfloat16 otherwise).
-        attention_implementation: see `choose_implementation` in attention.py.
-        folded: whether the parameters are those of folding.py, for inference alone.
-        remat: what the backward pass computes again instead of keeping it (see rematerialization.py).
+        attention_implementation: see `choose_implementation` in implementations.py.
+        remat: what the backward pass computes again instead of keeping it (see remat.py).
     """
 
     config: TimesformerConfig
@@ -31,7 +32,6 @@ class TimesformerModule(nn.Module):
     param_dtype: DTypeLike = jnp.float32
     precision: Precision = None
     attention_implementation: AttentionImplementation = "auto"
-    folded: bool = False
     remat: Remat = "none"
 
     def numerics(self) -> dict[str, Any]:
@@ -40,8 +40,8 @@ class TimesformerModule(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """What a module hands on to those inside it."""
-        others = ("attention_implementation", "folded", "remat")
-        return {"config": self.config, **self.numerics(), **{name: getattr(self, name) for name in others}}
+        others = {"attention_implementation": self.attention_implementation, "remat": self.remat}
+        return {"config": self.config, **self.numerics(), **others}
 
     def weight_init(self) -> initializers.Initializer:
         """How kernels and embeddings start."""
@@ -58,15 +58,9 @@ class TimesformerModule(nn.Module):
         options = {"kernel_init": self.weight_init(), "dot_general": matrix_product} | self.numerics() | options
         return nn.DenseGeneral(features, axis=axis, name=name, **options)
 
-    def layer_norm(self, name: str, dtype: DTypeLike | None = None) -> nn.LayerNorm:
-        """A LayerNorm, without scale and bias where they are folded into the projection that follows."""
+    def layer_norm(self, name: str, **options: Any) -> Callable[[Array], Array]:
+        """A LayerNorm, kept apart from the product after it."""
         # Not the "fast" variance E[x²] - E[x]², which cancels.
-        return nn.LayerNorm(
-            epsilon=self.config.layer_norm_eps,
-            dtype=self.dtype if dtype is None else dtype,
-            param_dtype=self.param_dtype,
-            use_fast_variance=False,
-            use_scale=not self.folded,
-            use_bias=not self.folded,
-            name=name,
-        )
+        options = {"dtype": self.dtype, "param_dtype": self.param_dtype} | options
+        norm = nn.LayerNorm(epsilon=self.config.layer_norm_eps, use_fast_variance=False, name=name, **options)
+        return lambda tokens: computed_before(norm(tokens))

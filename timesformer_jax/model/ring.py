@@ -15,9 +15,25 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
+from ..sharding import axes_in_use
 from .blockwise import BLOCKS, Blocks, Precision, attend_in_blocks, gradients_in_blocks
+from .token_groups import TokenGroups
 
 Axes = tuple[str, ...]
+
+
+def grouped_ring_attention(
+    groups: TokenGroups,
+    cls_qkv: Float[Array, "b 1 1 3 h k"],
+    qkv: Float[Array, "b n t 3 h k"],
+    *,
+    scale: float,
+    precision: Precision = None,
+    **_: Any,
+) -> tuple[Float[Array, "b 1 1 h k"], Float[Array, "b n t h k"], None]:
+    """`grouped_attention` of whole clips whose frames the devices of `use_mesh` share."""
+    del groups
+    return *ring_attention(cls_qkv, qkv, axes_in_use("parallel"), scale=scale, precision=precision), None
 
 
 def ring_attention(
@@ -42,7 +58,7 @@ def ring_attention(
     qkv_rows = jnp.einsum("bntchk->cbhntk", qkv)
     cls_rows = jnp.einsum("bxychk->cbhxyk", cls_qkv)[..., 0, :]
     values = _round(qkv_rows[0], qkv_rows[1:], cls_rows[1:], axes, scale, precision, blocks)
-    cls_values, _ = spread_cls_attention(
+    cls_values = spread_cls_attention(
         cls_qkv[..., :1, :, :], (cls_qkv[..., 1:, :, :], qkv[..., 1:, :, :]), scale=scale, precision=precision
     )
     return cls_values, jnp.einsum("bhntk->bnthk", values)
@@ -54,8 +70,8 @@ def spread_cls_attention(
     *,
     scale: float,
     precision: Precision = None,
-) -> tuple[Float[Array, "b 1 1 h k"], Float[Array, "b 0 t h k"]]:
-    """CLS alone attends to itself and to the patches, which stay where they are; no patches attend.
+) -> Float[Array, "b 1 1 h k"]:
+    """CLS alone attends to itself and to the patches, which stay where they are.
 
     Args:
         query: of CLS.
@@ -74,7 +90,7 @@ def spread_cls_attention(
     ]
     total = weights[0].sum((-2, -1)) + weights[1].sum((-2, -1))
     values = ((sums[0] + sums[1]) / total[..., None]).astype(query.dtype)
-    return values[:, None, None], key_values[1][:, :0, :, 0]
+    return values[:, None, None]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))

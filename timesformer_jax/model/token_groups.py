@@ -1,110 +1,181 @@
-"""What tokens see in axial and in sparse local-global attention: groups, lattice and windows of patches.
-
-They are made so that attention costs what the schemes promise (neighbourhood_attention.py computes it).
+"""Which tokens see each other in an attention step: groups of a clip's tokens, and the way there and back.
 
 The patches of a clip are (b, n, t, ...): n = rows x columns places, row by row, in t frames. Letters are those of
-modeling.py. The choices that the paper's section 3 leaves open are explained here; those about CLS in schemes.py.
+modeling.py; g counts groups, m the patches of a group. Where CLS takes part, each group gets a copy of it in front.
 
-row, column   A patch sees those of its row (or column) of its frame: groups of `columns` (`rows`) tokens, by reshapes.
-
+time          A patch sees its own place in all frames (equation 11; as in the paper's code, without CLS): g is a place.
+frame         A token sees its frame (equation 6): g is the frame. With space-only attention each frame has a CLS of its
+              own, in divided attention a copy of the clip's.
+clip          A token sees the whole clip (equation 5): there is one group.
+row, column   A patch sees its row (or column) of its frame: g is frame and row (or frame and column).
 lattice       "a sparse global attention over the entire clip using a stride of 2 patches along the temporal dimension
               and also the two spatial dimensions": a patch sees those whose frame, row and column differ from its own
-              by even numbers, itself included. The stride counts from the query, as in the strided pattern of the
-              sparse transformers that the paper cites (Child et al. 2019), not from the corner of the clip: so every
-              patch is seen by someone, and all patches of the clip are within two steps of each other. That makes
-              2 x 2 x 2 groups of an eighth of the clip's tokens each, by reshapes. An odd length makes one half longer
-              by one: the shorter is padded, and the padding is masked. A length of one is one group.
-
+              by even numbers. The stride counts from the query, as in the strided pattern of the sparse transformers
+              that the paper cites (Child et al. 2019), not from the corner of the clip: so every patch is seen by
+              someone, and all patches are within two steps of each other. That makes 2 x 2 x 2 groups of an eighth of
+              the clip each. Where a length is odd, the shorter half is padded, and the padding is masked.
 window        "local attention by considering the neighboring F x H/2 x W/2 patches": a patch sees all frames of a
               window of ceil(rows / 2) x ceil(columns / 2) places with itself in the middle (in an even window, just
-              past the middle). At the borders the window is shifted, not cut off: each patch sees as many others, as
-              the text says. ceil, so that there is a window however small the grid.
+              past the middle). At the borders the window is shifted, not cut off: each patch sees as many others.
 
               Patches of the first quarter of the rows share their windows' rows, and so do those of the last quarter;
               what is between them is cut into halves: four blocks of rows, times four of columns. Each of the sixteen
-              blocks of queries meets the rectangle that its windows lie in, and only what lies outside of a query's own
-              window is masked; in the corners nothing is. On 14 x 14 places that computes 31% of joint attention's
-              matrix, where the windows are 25%; on large grids it nears 39%. (Exact windows would be gathered place by
-              place: sixteen copies of all keys and values, and products of a frame count of rows.)
+              blocks of queries meets the rectangle that its windows lie in, and what lies outside of a query's own
+              window is masked. On 14 x 14 places that computes 31% of joint attention's matrix, where the windows are
+              25%. (Exact windows would need sixteen copies of all keys and values.)
 """
 
+import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from ..schemes import Reach
+from ..schemes import GroupKind
 
 Grid = tuple[int, int]
 """Rows and columns of patches."""
+Mask = Bool[np.ndarray, "..."]
 
 
-def group(tokens: Shaped[Array, "b n t *f"], reach: Reach, grid: Grid) -> Shaped[Array, "b g m *f"]:
-    """Patches in groups (g) of those (m) that see each other.
+@dataclasses.dataclass(frozen=True)
+class TokenGroups:
+    """The groups of one attention step in clips of one size.
 
-    Args:
-        tokens: or whatever else belongs to the patches.
-        reach: "row" (g is frame, row), "column" (frame, column) or "lattice" (g is the phase in frames, rows and
-            columns; m runs over frames, rows, columns, padded with zeros where `lattice_mask` is False).
+    Attributes:
+        kind: what makes a group, see above.
         grid: rows and columns of patches.
+        frames: of a clip.
     """
-    batch, _, frames, *features = tokens.shape
-    placed = tokens.reshape(batch, *grid, frames, *features)
-    match reach:
-        case "row":
-            return _transposed(placed, (0, 3, 1, 2)).reshape(batch, frames * grid[0], grid[1], *features)
-        case "column":
-            return _transposed(placed, (0, 3, 2, 1)).reshape(batch, frames * grid[1], grid[0], *features)
-        case "lattice":
-            lengths = (*grid, frames)
-            padding = [(0, 0), *((0, -length % stride(length)) for length in lengths), *[(0, 0)] * len(features)]
-            split = [part for length in lengths for part in (-(-length // stride(length)), stride(length))]
-            if any(after for _, after in padding):
-                placed = jnp.pad(placed, padding)
-            ordered = _transposed(placed.reshape(batch, *split, *features), (0, 6, 2, 4, 5, 1, 3))
-            return ordered.reshape(batch, math.prod(split[1::2]), math.prod(split[::2]), *features)
-        case _:
-            raise ValueError(f"{reach!r} does not cut a clip into groups.")
+
+    kind: GroupKind
+    grid: Grid
+    frames: int
+
+    def gather(
+        self, cls: Shaped[Array, "b 1 t_cls h k"] | None, patches: Shaped[Array, "b n t h k"], *, seen: bool = True
+    ) -> list[Shaped[Array, "b g h s k"]]:
+        """Puts tokens (their queries, keys or values) into groups: one array, or for windows one for each block.
+
+        Args:
+            cls: of the clip, or of each frame; None where CLS takes no part.
+            patches: of the clip.
+            seen: whether the tokens are those that are seen (keys and values); it matters for windows alone.
+        """
+        batch, _, frames, heads, width = patches.shape
+        rows, columns = self.grid
+        placed = patches.reshape(batch, rows, columns, frames, heads, width)
+        match self.kind:
+            case "time":
+                return [jnp.einsum("bnthk->bnhtk", patches)]
+            case "window":
+                blocks = (placed[:, down[seen], across[seen]] for down, across in window_blocks(self.grid))
+                return [jnp.einsum("byxthk->bhyxtk", x).reshape(batch, 1, heads, -1, width) for x in blocks]
+            case "frame":
+                assert cls is not None
+                copies = jnp.broadcast_to(cls, (batch, 1, frames, heads, width))
+                return [jnp.einsum("bsthk->bthsk", jnp.concatenate([copies, patches], axis=1))]
+            case "clip":
+                groups = placed.reshape(batch, 1, -1, heads, width)
+            case "row":
+                groups = jnp.einsum("byxthk->btyxhk", placed).reshape(batch, -1, columns, heads, width)
+            case "column":
+                groups = jnp.einsum("byxthk->btxyhk", placed).reshape(batch, -1, rows, heads, width)
+            case "lattice":
+                groups = _to_lattice(placed)
+        assert cls is not None
+        copies = jnp.broadcast_to(cls, (batch, groups.shape[1], 1, heads, width))
+        return [jnp.einsum("bgshk->bghsk", jnp.concatenate([copies, groups], axis=2))]
+
+    def scatter(
+        self, groups: list[Shaped[Array, "b g h s k"]]
+    ) -> tuple[Shaped[Array, "b 1 g h k"] | None, Shaped[Array, "b n t h k"]]:
+        """Takes tokens out of their groups: each group's copy of CLS (None where it takes no part), and the patches."""
+        (rows, columns), frames = self.grid, self.frames
+        batch, _, heads, _, width = groups[0].shape
+        if self.kind == "time":
+            return None, jnp.einsum("bnhtk->bnthk", groups[0])
+        if self.kind == "window":
+            return None, _from_blocks(groups, self.grid, frames).reshape(batch, -1, frames, heads, width)
+        cls, patches = groups[0][:, None, :, :, 0], groups[0][:, :, :, 1:]
+        match self.kind:
+            case "frame":
+                placed = jnp.einsum("bthnk->bnthk", patches)
+            case "clip":
+                placed = jnp.einsum("bghsk->bgshk", patches)
+            case "row":
+                placed = jnp.einsum("btyhxk->byxthk", patches.reshape(batch, frames, rows, heads, columns, width))
+            case "column":
+                placed = jnp.einsum("btxhyk->byxthk", patches.reshape(batch, frames, columns, heads, rows, width))
+            case "lattice":
+                placed = _from_lattice(patches, (frames, rows, columns))
+        return cls, placed.reshape(batch, rows * columns, frames, heads, width)
+
+    def masks(self) -> list[Mask | None]:
+        """For each array of `gather`, False where a token is not to be seen, for (g, h, q, s); None where all are."""
+        if self.kind == "window":
+            return window_masks(self.grid, self.frames)
+        mask = lattice_mask((self.frames, *self.grid)) if self.kind == "lattice" else None
+        return [None if mask is None else np.pad(mask, ((0, 0), (1, 0)), constant_values=True)[:, None, None]]
+
+    def probabilities(self, groups: list[Float[Array, "b g h q s"]]) -> Float[Array, "..."]:
+        """Lays out attention probabilities as the model returns them (see outputs.py)."""
+        masks = self.masks()
+        if self.kind == "window":
+            placed = _from_blocks(list(map(_own_window, groups, masks)), self.grid, self.frames)
+            batch, _, _, _, heads, size = placed.shape
+            return jnp.einsum("byxthw->byxhtw", placed).reshape(batch, -1, heads, self.frames, size)
+        (probabilities,), (mask,) = groups, masks
+        if self.kind == "clip":
+            return probabilities[:, 0]
+        # Queries that only fill up a group attend to nothing.
+        return probabilities if mask is None else probabilities * mask.mT
+
+    def branches(self, batch: int) -> tuple[int, int, int, int]:
+        """The shape of what stochastic depth drops by itself: what the reference's code folds into the batch axis."""
+        num_patches = math.prod(self.grid)
+        return {"time": (batch, num_patches, 1, 1), "frame": (batch, 1, self.frames, 1)}.get(
+            self.kind, (batch, 1, 1, 1)
+        )
 
 
-def ungroup(groups: Shaped[Array, "b g m *f"], reach: Reach, grid: Grid, frames: int) -> Shaped[Array, "b n t *f"]:
-    """The inverse of `group`; padding is left out."""
-    (batch, _, _, *features), (rows, columns) = groups.shape, grid
-    match reach:
-        case "row":
-            placed = _transposed(groups.reshape(batch, frames, rows, columns, *features), (0, 2, 3, 1))
-        case "column":
-            placed = _transposed(groups.reshape(batch, frames, columns, rows, *features), (0, 3, 2, 1))
-        case "lattice":
-            strides = [stride(length) for length in (frames, rows, columns)]
-            counts = [-(-length // stride(length)) for length in (frames, rows, columns)]
-            ordered = _transposed(groups.reshape(batch, *strides, *counts, *features), (0, 5, 2, 6, 3, 4, 1))
-            padded = [count * step for count, step in zip(counts, strides, strict=True)]
-            placed = ordered.reshape(batch, *padded[1:], padded[0], *features)[:, :rows, :columns, :frames]
-        case _:
-            raise ValueError(f"{reach!r} does not cut a clip into groups.")
-    return placed.reshape(batch, rows * columns, frames, *features)
-
-
-def stride(length: int) -> int:
-    """Of the lattice, along an axis of so many frames, rows or columns."""
-    return min(2, length)
-
-
-def lattice_mask(grid: Grid, frames: int) -> Bool[np.ndarray, "g m"] | None:
-    """Which tokens of the lattice's groups there are; None where all are, and nothing is padded."""
-    lengths = (frames, *grid)
-    if all(length % stride(length) == 0 for length in lengths):
+def lattice_mask(sizes: tuple[int, int, int]) -> Bool[np.ndarray, "g m"] | None:
+    """Which tokens of the lattice's groups there are; None where nothing is padded. Sizes: frames, rows, columns."""
+    if all(size % _stride(size) == 0 for size in sizes):
         return None
-    mask = np.ones((), bool)
-    for length in lengths:  # phases in front, places behind
-        places = np.arange(length + length % stride(length)).reshape(-1, stride(length)).T
-        mask = mask[..., None, None] & (places < length)
-    order = (0, 2, 4, 1, 3, 5)
-    return mask.transpose(order).reshape(math.prod(map(stride, lengths)), -1)
+    with jax.ensure_compile_time_eval():
+        there = _to_lattice(jnp.ones((1, *sizes[1:], sizes[0], 1, 1), bool))
+        return np.asarray(there)[0, :, :, 0, 0]
+
+
+def _stride(size: int) -> int:
+    """The lattice's stride along an axis of so many frames, rows or columns."""
+    return min(2, size)
+
+
+def _to_lattice(placed: Shaped[Array, "b rows columns t h k"]) -> Shaped[Array, "b g m h k"]:
+    """Groups by the phase in frames, rows and columns, and in each frame by frame, row by row; padded with zeros."""
+    batch, *sizes, heads, width = placed.shape
+    padding = [(0, 0), *((0, -size % _stride(size)) for size in sizes), (0, 0), (0, 0)]
+    split = [part for size in sizes for part in (-(-size // _stride(size)), _stride(size))]
+    parts = jnp.pad(placed, padding).reshape(batch, *split, heads, width)
+    return jnp.einsum("byixjtfhk->bfijtyxhk", parts).reshape(batch, math.prod(split[1::2]), -1, heads, width)
+
+
+def _from_lattice(
+    groups: Shaped[Array, "b g h m k"], sizes: tuple[int, int, int]
+) -> Shaped[Array, "b rows columns t h k"]:
+    """The inverse of `_to_lattice`, but for the order of axes. Sizes: frames, rows, columns."""
+    batch, _, heads, _, width = groups.shape
+    phases, counts = [_stride(size) for size in sizes], [-(-size // _stride(size)) for size in sizes]
+    parts = jnp.einsum("bfijhtyxk->byixjtfhk", groups.reshape(batch, *phases, heads, *counts, width))
+    frames, rows, columns = (phase * count for phase, count in zip(phases, counts, strict=True))
+    placed = parts.reshape(batch, rows, columns, frames, heads, width)
+    return placed[:, : sizes[1], : sizes[2], : sizes[0]]
 
 
 def window(length: int) -> tuple[int, Int[np.ndarray, " length"]]:
@@ -124,70 +195,45 @@ def query_blocks(length: int) -> list[tuple[slice, slice]]:
     ]
 
 
-def window_block(grid: Grid, queries: tuple[slice, slice], keys: tuple[slice, slice]) -> Bool[np.ndarray, "q s"]:
-    """Which places of a block of keys are in the windows of a block of queries, row by row; of one frame each."""
-    inside: list[np.ndarray] = []
-    for length, own, seen in zip(grid, queries, keys, strict=True):
-        size, starts = window(length)
-        offset = np.arange(seen.start, seen.stop) - starts[own][:, None]
-        inside.append((offset >= 0) & (offset < size))
-    return np.kron(*inside)
+def window_blocks(grid: Grid) -> list[tuple[tuple[slice, slice], tuple[slice, slice]]]:
+    """The blocks of queries in a frame, row by row: (own, seen) rows and (own, seen) columns of each."""
+    return list(itertools.product(query_blocks(grid[0]), query_blocks(grid[1])))
 
 
-def window_pieces(patches: Shaped[Array, "b n t *f"], grid: Grid, *, keys: bool) -> list[Shaped[Array, "b m *f"]]:
-    """The patches of each block of queries, or of the rectangle that it sees; block by block, as in `window_attention`.
-
-    Args:
-        patches: or whatever belongs to them.
-        grid: rows and columns of patches.
-        keys: whether those that are seen are wanted.
-    """
-    batch, _, frames, *features = patches.shape
-    placed = patches.reshape(batch, *grid, frames, *features)
-    blocks = itertools.product(*map(query_blocks, grid))
-    return [placed[:, rows[keys], columns[keys]].reshape(batch, -1, *features) for rows, columns in blocks]
-
-
+@functools.cache
 def window_masks(grid: Grid, frames: int) -> list[Bool[np.ndarray, "q s"] | None]:
-    """Of each block of `window_pieces`, which tokens are in a query's window; None where all are."""
+    """For each block, which tokens are in a query's window; None where all of the block's rectangle are."""
     masks: list[np.ndarray | None] = []
-    for rows, columns in itertools.product(*map(query_blocks, grid)):
-        inside = window_block(grid, (rows[0], columns[0]), (rows[1], columns[1]))
+    for block in window_blocks(grid):
+        inside: list[np.ndarray] = []
+        for length, (own, seen) in zip(grid, block, strict=True):
+            size, starts = window(length)
+            offset = np.arange(seen.start, seen.stop) - starts[own][:, None]
+            inside.append((offset >= 0) & (offset < size))
+        mask = np.kron(*inside)
         # Frames stand last: a place, masked or not, is so for all of them.
-        masks.append(None if inside.all() else inside.repeat(frames, axis=0).repeat(frames, axis=1))
+        masks.append(None if mask.all() else mask.repeat(frames, axis=0).repeat(frames, axis=1))
     return masks
 
 
-def from_windows(pieces: Sequence[Float[Array, "b m"]], grid: Grid, frames: int) -> Float[Array, "b n t"]:
-    """The transpose of `window_pieces` with keys: what belongs to one patch in several rectangles is added up."""
-    batch = len(pieces[0])
-    total = jnp.zeros((batch, *grid, frames), pieces[0].dtype)
-    for piece, (rows, columns) in zip(pieces, itertools.product(*map(query_blocks, grid)), strict=True):
-        sizes = (rows[1].stop - rows[1].start, columns[1].stop - columns[1].start)
-        total = total.at[:, rows[1], columns[1]].add(piece.reshape(batch, *sizes, frames))
-    return total.reshape(batch, -1, frames)
+def _from_blocks(
+    groups: list[Shaped[Array, "b 1 h q k"]], grid: Grid, frames: int
+) -> Shaped[Array, "b rows columns t h k"]:
+    """Puts the tokens of all blocks of queries into their places."""
+    batch, _, heads, _, width = groups[0].shape
+    blocks, bands = iter(groups), []
+    for down, _ in query_blocks(grid[0]):
+        height = down.stop - down.start
+        band = [next(blocks).reshape(batch, heads, height, -1, frames, width) for _ in query_blocks(grid[1])]
+        bands.append(jnp.concatenate(band, axis=3))
+    return jnp.einsum("bhyxtk->byxthk", jnp.concatenate(bands, axis=2))
 
 
-def num_groups(reach: Reach, grid: Grid, frames: int) -> int:
-    """Into how many groups `group` cuts a clip."""
-    return {"row": frames * grid[0], "column": frames * grid[1]}.get(reach, math.prod(map(stride, (frames, *grid))))
-
-
-def with_copies(
-    cls: Float[Array, "b 1 1 c h k"], patches: Float[Array, "b n t c h k"], reach: Reach, grid: Grid
-) -> Float[Array, "c b g h s k"]:
-    """The tokens of each group, a copy of CLS first."""
-    groups = group(patches, reach, grid)
-    copies = jnp.broadcast_to(cls, (*groups.shape[:2], 1, *groups.shape[3:]))
-    return jnp.einsum("bgschk->cbghsk", jnp.concatenate([copies, groups], axis=2))
-
-
-def padding_mask(reach: Reach, grid: Grid, frames: int) -> Bool[np.ndarray, "g s"] | None:
-    """Which tokens of the groups there are, CLS first; None where all are."""
-    mask = lattice_mask(grid, frames) if reach == "lattice" else None
-    return None if mask is None else np.pad(mask, ((0, 0), (1, 0)), constant_values=True)
-
-
-def _transposed(array: Shaped[Array, "..."], order: tuple[int, ...]) -> Shaped[Array, "..."]:
-    """With the first axes in another order."""
-    return jnp.transpose(array, (*order, *range(len(order), array.ndim)))
+def _own_window(
+    probabilities: Float[Array, "b 1 h q s"], mask: Bool[np.ndarray, "q s"] | None
+) -> Float[Array, "b 1 h q window"]:
+    """The probabilities of a block's queries on their own windows, without the rest of the rectangle."""
+    if mask is None:
+        return probabilities
+    own = np.nonzero(mask)[1].reshape(1, 1, 1, len(mask), -1)
+    return jnp.take_along_axis(probabilities, own, axis=4)
