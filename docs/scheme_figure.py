@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from timesformer_jax.config import AttentionType, TimesformerConfig
-from timesformer_jax.model.token_groups import Grid, group, window
-from timesformer_jax.schemes import Reach, attention_steps
+from timesformer_jax.model.token_groups import Grid, TokenGroups
+from timesformer_jax.schemes import GroupKind, attention_steps
 
 _QUERY, _STEPS, _UNSEEN = "#1f4e8c", ("#e8a33d", "#4f9d69", "#b8578a"), "#eceff2"
 _NAMES: dict[AttentionType, str] = {
@@ -25,9 +25,10 @@ _NAMES: dict[AttentionType, str] = {
     "sparse_local_global": "sparse local-global",
     "axial": "axial",
 }
-_REACHES: dict[Reach, str] = {
+_GROUPS: dict[GroupKind, str] = {
     "time": "time",
     "frame": "space",
+    "clip": "the whole clip",
     "row": "width",
     "column": "height",
     "window": "local",
@@ -36,31 +37,29 @@ _REACHES: dict[Reach, str] = {
 
 
 def seen_patches(
-    reach: Reach, grid: Grid, frames: int, place: tuple[int, int, int]
+    kind: GroupKind, grid: Grid, frames: int, place: tuple[int, int, int]
 ) -> Bool[np.ndarray, "t rows columns"]:
     """The patches that a patch sees in a step.
 
     Args:
-        reach: of the step.
+        kind: of the step's groups.
         grid: rows and columns of patches.
         frames: of the clip.
         place: frame, row and column of the patch that looks.
     """
-    frame, row, column = place
+    numbers = np.arange(frames * grid[0] * grid[1]).reshape(frames, *grid)
+    tokens = jnp.asarray(1 + numbers.reshape(frames, -1).T[None, :, :, None, None])  # 0 is padding
+    groups, cls = TokenGroups(kind, grid, frames), jnp.zeros((1, 1, 1, 1, 1), tokens.dtype)
     seen = np.zeros((frames, *grid), bool)
-    match reach:
-        case "time":
-            seen[:, row, column] = True
-        case "frame":
-            seen[frame] = True
-        case "window":
-            (height, tops), (width, lefts) = map(window, grid)
-            seen[:, tops[row] : tops[row] + height, lefts[column] : lefts[column] + width] = True
-        case _:
-            numbers = 1 + np.arange(seen.size).reshape(seen.shape)  # 0 is padding
-            groups = np.asarray(group(jnp.asarray(numbers.reshape(1, frames, -1).swapaxes(1, 2)), reach, grid))[0]
-            (own,) = (members for members in groups if numbers[place] in members)
-            seen = np.isin(numbers, own)
+    for own, others, mask in zip(
+        groups.gather(cls, tokens, seen=False), groups.gather(cls, tokens), groups.masks(), strict=True
+    ):
+        for query, keys in zip(own[0, :, 0, :, 0], others[0, :, 0, :, 0], strict=True):
+            (rows,) = np.nonzero(np.asarray(query) == 1 + numbers[place])
+            if rows.size:
+                keys = np.asarray(keys)
+                keys = keys if mask is None or kind == "lattice" else keys[np.asarray(mask)[rows[0]]]
+                seen |= np.isin(1 + numbers, keys)
     return seen
 
 
@@ -77,10 +76,8 @@ def scheme_figure(grid: Grid = (8, 8), frames: int = 5) -> Figure:
     axes: Any = figure.subplots(frames, len(schemes), squeeze=False)
     for column, scheme in enumerate(schemes):
         steps = attention_steps(TimesformerConfig(attention_type=scheme))
-        seen = [seen_patches(step.reach, grid, frames, place) for step in steps]
-        names = [_REACHES[step.reach] for step in steps]
-        if scheme == "joint_space_time":
-            seen, names = [np.ones_like(seen[0])], ["the whole clip"]
+        seen = [seen_patches(step.groups, grid, frames, place) for step in steps]
+        names = [_GROUPS[step.groups] for step in steps]
         for frame in range(frames):
             _draw_frame(axes[frame, column], [step[frame] for step in seen], place[1:] if frame == place[0] else None)
             if column == 0:

@@ -16,7 +16,7 @@ from jaxtyping import install_import_hook
 UNCHECKED = (
     *("checkpoints", "model/outputs"),
     *("inference", "evaluation", "training", "demo", "ablation"),
-    *("interpret/features", "interpret/feature_files", "interpret/layerwise", "interpret/methods"),
+    *("interpret/features", "interpret/feature_files", "interpret/layer_attentions", "interpret/methods"),
     *("interpret/relevance", "interpret/video_encoder"),
     *("data/sources", "data/samples", "data/shards", "video/reading", "video/processing", "video/streaming"),
     *("video/sampling", "video/windows", "video/writing", "position_embeddings"),

@@ -11,10 +11,10 @@ from numpy_rollout import cls_row, steps
 from reference import ATTENTION_TYPES, run_flax, torch_names
 from tiny_flax import BATCH, COLUMNS, FRAMES, HEADS, ROWS, clips, tiny_flax
 
+from timesformer_jax import TimesformerConfig
 from timesformer_jax.interpret import rollout
-from timesformer_jax.interpret.layerwise import Attention
-from timesformer_jax.interpret.rollout import Layout, Row, attention_rollout, passed_on, roll_back
-from timesformer_jax.schemes import SPACE, TIME
+from timesformer_jax.interpret.layer_attentions import AttentionInputs
+from timesformer_jax.interpret.rollout import Shares, attention_rollout, passed_on, roll_back
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compile")
 
@@ -100,21 +100,21 @@ def test_without_attention_all_weight_stays_with_cls() -> None:
 def test_uniform_attention_spreads_evenly() -> None:
     """One layer whose queries are zero: worked out by hand."""
     shape = (1, FRAMES, HEADS, 1 + 8, 5)
-    spatial = Attention(jnp.zeros(shape), jnp.ones(shape), jnp.ones(shape))
-    temporal = Attention(*(jnp.zeros((1, 8, HEADS, FRAMES, 5)),) * 3)
+    spatial = AttentionInputs(jnp.zeros(shape), jnp.ones(shape), jnp.ones(shape))
+    temporal = AttentionInputs(*(jnp.zeros((1, 8, HEADS, FRAMES, 5)),) * 3)
     attentions = {"temporal_attention": (temporal,), "attention": (spatial,)}
-    layout = Layout((TIME, SPACE), parallel=False, grid=(2, 4))
-    row = roll_back(layout, Row(jnp.ones((1, 1)), jnp.zeros((1, 8, FRAMES))), attentions, 0.5)
+    shares = Shares(jnp.ones((1, 1)), jnp.zeros((1, 8, FRAMES)))
+    row = roll_back(TimesformerConfig(num_hidden_layers=1), (2, 4), shares, attentions, 0.5)
     np.testing.assert_allclose(row.cls, 0.5 + 0.5 / 9)
     np.testing.assert_allclose(row.patches, 0.5 / 9 / FRAMES)  # even already, so that time changes nothing
 
 
 def test_padding_queries_pass_nothing_on(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
-    attention = Attention(*(jnp.asarray(random.normal(size=(2, 3, 2, 7, 5))) for _ in range(3)))
+    attention = AttentionInputs(*(jnp.asarray(random.normal(size=(2, 3, 2, 7, 5))) for _ in range(3)))
     weights = jnp.asarray(random.uniform(size=(2, 3, 7)))
     whole = passed_on(weights, attention)
-    matrix = np.asarray(attention.probabilities(slice(None))).mean(axis=2)
+    matrix = np.asarray(attention.probabilities()).mean(axis=2)
     np.testing.assert_allclose(whole, np.einsum("bgq,bgqs->bgs", weights, matrix), rtol=1e-12)
     monkeypatch.setattr(rollout, "BLOCK", 3 * 2 * 3 * 2 * 7)  # three queries at a time: 3 + 3 + 1
     np.testing.assert_allclose(passed_on(weights, attention), whole, rtol=1e-12)
@@ -126,5 +126,7 @@ def test_no_attention_matrix_is_ever_whole(monkeypatch: pytest.MonkeyPatch) -> N
     tokens = 1024
     shapes = [jax.ShapeDtypeStruct((1, 1, 2, tokens, 4), jnp.float32)] * 3
     weights = jax.ShapeDtypeStruct((1, 1, tokens), jnp.float32)
-    compiled = jax.jit(lambda weights, arrays: passed_on(weights, Attention(*arrays))).lower(weights, shapes).compile()
+    compiled = (
+        jax.jit(lambda weights, arrays: passed_on(weights, AttentionInputs(*arrays))).lower(weights, shapes).compile()
+    )
     assert compiled.memory_analysis().temp_size_in_bytes < tokens * tokens

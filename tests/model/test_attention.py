@@ -9,7 +9,8 @@ import torch
 from reference import assert_close
 from torch.nn import functional
 
-from timesformer_jax.model.attention import softmax_attention, spatial_attention, temporal_attention
+from timesformer_jax.model.attention import grouped_attention, softmax_attention
+from timesformer_jax.model.token_groups import TokenGroups
 
 BATCH, TOKENS, FRAMES, HEADS, SIZE = 2, 7, 5, 3, 8
 
@@ -34,12 +35,15 @@ def test_softmax_attention_equals_pytorch():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("attend", [temporal_attention, spatial_attention])
-def test_tokens_attend_within_their_group(attend):
-    """Temporal attention: one patch over the frames; spatial attention: the tokens of one frame."""
+@pytest.mark.parametrize("kind", ["time", "frame"])
+def test_tokens_attend_within_their_group(kind):
+    """Temporal attention: one patch over the frames; spatial attention: the tokens of one frame, CLS first."""
     qkv = random(BATCH, TOKENS, FRAMES, 3, HEADS, SIZE)
-    values, probabilities = attend(jnp.asarray(qkv))
-    temporal = attend is temporal_attention
+    temporal = kind == "time"
+    cls, patches = (None, qkv) if temporal else (jnp.asarray(qkv[:, :1]), qkv[:, 1:])
+    groups = TokenGroups(kind, (1, patches.shape[1]), FRAMES)
+    cls_values, values, probabilities = grouped_attention(groups, cls, jnp.asarray(patches))
+    values = values if temporal else jnp.concatenate([cls_values, values], axis=1)
     parallel, attended = (TOKENS, FRAMES) if temporal else (FRAMES, TOKENS)
     assert values.shape == (BATCH, TOKENS, FRAMES, HEADS, SIZE)
     assert probabilities.shape == (BATCH, parallel, HEADS, attended, attended)
@@ -83,10 +87,10 @@ def test_large_logits_do_not_overflow():
 def test_shapes_are_checked_in_tests():
     """The import hook of conftest.py is at work."""
     with pytest.raises(jaxtyping.TypeCheckError):
-        temporal_attention(jnp.zeros((2, 7, 5, 3, 24)))
+        grouped_attention(TokenGroups("time", (1, 7), 5), None, jnp.zeros((2, 7, 5, 3, 24)))
 
 
 def test_gradient_of_probabilities_that_vanish_is_finite():
     qkv = jnp.asarray(100 * random(1, 4, 3, 3, HEADS, SIZE), jnp.float32)
-    gradient = jax.grad(lambda qkv: spatial_attention(qkv)[0].sum())(qkv)
+    gradient = jax.grad(lambda qkv: grouped_attention(TokenGroups("time", (1, 4), 3), None, qkv)[1].sum())(qkv)
     assert np.isfinite(gradient).all()

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from reference import QUICK_COMPILE, assert_close, clip, tiny_reference, to_flax
 
-from timesformer_jax.model.attention import choose_implementation, softmax_attention, spatial_attention
+from timesformer_jax.model.attention import softmax_attention
 from timesformer_jax.model.blockwise import attention_in_blocks, blockwise_attention
+from timesformer_jax.model.implementations import attend, choose_implementation
 
 QUERIES, KEYS, SIZE = 13, 17, 8
 
@@ -118,7 +119,7 @@ def test_a_cpu_takes_the_heads_two_by_two():
 
 def test_long_attention_is_in_blocks_where_it_is_asked_for():
     """The blocks that the model uses, with a rest."""
-    qkv = jnp.asarray(np.random.default_rng(0).normal(size=(1, 600, 1, 3, 2, SIZE)), jnp.float32)
-    blocks, probabilities = jax.jit(spatial_attention, static_argnames="implementation")(qkv, implementation="blocks")
+    arrays = jnp.asarray(np.random.default_rng(0).normal(size=(3, 1, 1, 2, 600, SIZE)), jnp.float32)
+    blocks, probabilities = attend(*arrays, scale=0.4, implementation="blocks")
     assert probabilities is None
-    assert_close(blocks, spatial_attention(qkv)[0], 1e-5, "values")  # float32
+    assert_close(blocks, softmax_attention(*arrays, scale=0.4)[0], 1e-5, "values")  # float32

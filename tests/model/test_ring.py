@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from reference import assert_close
 
-from timesformer_jax.model.attention import spatial_attention
+from timesformer_jax.model.attention import grouped_attention
 from timesformer_jax.model.ring import ring_attention, spread_cls_attention
+from timesformer_jax.model.token_groups import TokenGroups
 from timesformer_jax.sharding import MeshConfig, axes_in_use, make_mesh, use_mesh
 
 PATCHES, FRAMES, HEADS, SIZE = 3, 5, 2, 4
@@ -22,10 +23,9 @@ def projections(dtype: str) -> tuple[jax.Array, jax.Array]:
 
 
 def whole(cls: jax.Array, patches: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The same by the whole matrix: all tokens in a single frame."""
-    tokens = jnp.concatenate([cls, patches.reshape(2, PATCHES * FRAMES, 1, 3, HEADS, SIZE)], axis=1)
-    values, _ = spatial_attention(tokens, scale=0.4)
-    return values[:, :1], values[:, 1:].reshape(2, PATCHES, FRAMES, HEADS, SIZE)
+    """The same by the whole matrix."""
+    cls_values, values, _ = grouped_attention(TokenGroups("clip", (1, PATCHES), FRAMES), cls, patches, scale=0.4)
+    return cls_values, values
 
 
 def ring(cls: jax.Array, patches: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -60,6 +60,5 @@ def test_types_are_kept_and_sums_are_float32() -> None:
 @pytest.mark.usefixtures("x64")
 def test_cls_alone() -> None:
     cls, patches = projections("float64")
-    values, none = spread_cls_attention(cls[..., :1, :, :], (cls[..., 1:, :, :], patches[..., 1:, :, :]), scale=0.4)
+    values = spread_cls_attention(cls[..., :1, :, :], (cls[..., 1:, :, :], patches[..., 1:, :, :]), scale=0.4)
     assert_close(values, whole(cls, patches)[0], 1e-14, "values")
-    assert none.shape == (2, 0, FRAMES, HEADS, SIZE)

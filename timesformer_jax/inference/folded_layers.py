@@ -34,7 +34,7 @@ class AttentionOfCls(FoldedAttention):
     """CLS alone attends: a row of logits a head and group, whatever the number of tokens."""
 
     @nn.compact
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, cls: Float[Array, "b 1 t_cls d"], patches: Float[Array, "b n t d"]
     ) -> tuple[Float[Array, "b 1 t_cls d"], None, None]:
         """What CLS gets."""
@@ -82,7 +82,9 @@ class LastFoldedLayer(FoldedLayer):
     """
 
     @nn.compact
-    def __call__(self, tokens: Tokens, drop_path_rate: Float[Array, ""]) -> tuple[Tokens, None]:
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, tokens: Tokens, drop_path_rate: Float[Array, ""]
+    ) -> tuple[Tokens, None]:
         """CLS after this layer; the patches as the last step meets them."""
         cls, patches = tokens
         for step in steps_for_cls(self.config):

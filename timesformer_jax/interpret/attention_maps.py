@@ -1,6 +1,7 @@
 """Attention probabilities as they are: what CLS looks at in space, and a chosen patch in time; layer by layer."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -8,9 +9,9 @@ from jaxtyping import Array, Float
 
 from ..checkpoints.mapping import Params
 from ..config import TimesformerConfig
-from ..model.token_groups import Grid, num_groups, ungroup
-from ..schemes import TIME, has_temporal_attention, reach_of_cls
-from .layerwise import Attention, Model, grid_of, run_layers
+from ..model.token_groups import Grid, TokenGroups
+from ..schemes import TIME, has_temporal_attention, step_of_cls
+from .layer_attentions import AttentionInputs, Model, grid_of, run_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,19 +59,12 @@ def attention_maps(
         index = patch[0] * columns + patch[1]
     space: list[np.ndarray] = []
     time: list[np.ndarray] = []
-    reach = reach_of_cls(model.config)
+    step = step_of_cls(model.config)
+    groups = TokenGroups(step.groups, (rows, columns), frames)
     for _, attentions in run_layers(model, params, pixel_values):
-        of_cls = _of_cls(attentions["attention"][0])
-        if reach == "frame":
-            # (b, h, groups, patches); joint attention's one group holds them patch by patch, frame by frame.
-            of_cls = np.asarray(of_cls).swapaxes(1, 2)
-            batch, heads, groups, _ = of_cls.shape
-            placed = of_cls.reshape(batch, heads, groups, rows, columns, frames // groups).transpose(0, 1, 2, 5, 3, 4)
-        else:
-            patches = np.asarray(ungroup(of_cls.mT, reach, (rows, columns), frames))
-            batch, _, _, heads = patches.shape
-            placed = patches.reshape(batch, rows, columns, frames, heads).transpose(0, 4, 3, 1, 2)
-        space.append(placed.reshape(batch, heads, frames, rows, columns))
+        of_cls = np.asarray(_of_cls(groups, attentions[step.attention][0]))
+        batch, _, _, heads = of_cls.shape
+        space.append(of_cls.reshape(batch, rows, columns, frames, heads).transpose(0, 4, 3, 1, 2))
         if patch is not None:
             time.append(np.asarray(_of_patch(attentions[TIME.attention][0], index)))
     return AttentionMaps(np.stack(space), np.stack(time) if time else None)
@@ -78,19 +72,17 @@ def attention_maps(
 
 def patches_beside_cls(config: TimesformerConfig, frames: int, grid: Grid) -> int:
     """How many patches CLS spreads its attention over at a time: the unit of `AttentionMaps.space`."""
-    patches = grid[0] * grid[1]
-    if config.attention_type == "joint_space_time":
-        return patches * frames
-    reach = reach_of_cls(config)
-    return patches if reach == "frame" else patches * frames // num_groups(reach, grid, frames)
+    return frames * grid[0] * grid[1] // TokenGroups(step_of_cls(config).groups, grid, frames).count
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _of_cls(groups: TokenGroups, attention: AttentionInputs) -> Float[Array, "b n t h"]:
+    """How much the copies of CLS attend to each patch of their groups."""
+    probabilities = attention.probabilities(slice(1))
+    return groups.scatter([probabilities.mT])[1][..., 0]
 
 
 @jax.jit
-def _of_cls(spatial: Attention) -> Float[Array, "b groups h patches"]:
-    return spatial.probabilities(slice(1))[..., 0, 1:]
-
-
-@jax.jit
-def _of_patch(temporal: Attention, index: Array | int) -> Float[Array, "b h t t"]:
+def _of_patch(temporal: AttentionInputs, index: Array | int) -> Float[Array, "b h t t"]:
     query, key, value = (array[:, index, None] for array in (temporal.query, temporal.key, temporal.value))
-    return Attention(query, key, value).probabilities(slice(None))[:, 0]
+    return AttentionInputs(query, key, value).probabilities()[:, 0]

@@ -30,7 +30,7 @@ from ..model.modeling import TimesformerModel
 from ..support.compilation import compiler_options
 from ..support.files import write_atomically
 from .feature_files import Contents, require_writable, write_features
-from .layerwise import Model, backbone, grid_of
+from .layer_attentions import Model, backbone, grid_of
 from .relevance import final_norm
 from .video_encoder import VideoEncoder
 

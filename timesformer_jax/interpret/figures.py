@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from ..checkpoints.mapping import Params
 from ..schemes import has_position_embeddings
 from ..support.files import write_atomically
-from .layerwise import Model, backbone
+from .layer_attentions import Model, backbone
 from .overlay import COLOURS, Scale, enlarge, overlay
 
 _MOST_FRAMES = 8

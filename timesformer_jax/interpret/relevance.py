@@ -8,8 +8,8 @@ where y is the class's logit, so that only what raises it counts, and a layer pa
 What it gives the input's tokens is the row of CLS in the product of all layers. Divided attention's two steps are
 composed as in rollout.py; CLS has one gradient in each frame's copy, and the frames' edges add up.
 
-The layers are run backwards one by one. An attention is attended = A value, so that dy/dA = dy/d(attended) valueᵀ, and
-dy/d(attended) follows from the gradient at the attention's output. Only the tokens that enter each layer are kept.
+The layers are run backwards one by one. An attention is attended = A value, so that dy/dA = dy/d(attended) valueᵀ. Only
+the tokens that enter each layer are kept.
 """
 
 import functools
@@ -23,18 +23,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..checkpoints.mapping import Params
+from ..config import TimesformerConfig
+from ..model.embeddings import patch_grid
 from ..model.layers import Tokens
-from .layerwise import (
-    HostTokens,
-    LayerAttentions,
-    Model,
-    apply_layer,
-    attention_of,
-    backbone,
-    layer_slice,
-    tokens_before_layers,
-)
-from .rollout import Layout, Row, last_row, layout_of, patch_map, through_step
+from ..model.token_groups import Grid
+from ..schemes import attention_steps
+from .layer_attentions import HostTokens, LayerAttentions, Model, backbone, gradient_before_layer, tokens_before_layers
+from .rollout import Shares, all_on_cls, patch_map, through_step
 
 
 def class_relevance(
@@ -65,14 +60,13 @@ def class_relevance(
     chosen = np.argmax(logits, axis=1) if classes is None else np.asarray(classes)
     if chosen.shape != logits.shape[:1] or chosen.min() < 0 or chosen.max() >= logits.shape[1]:
         raise ValueError(f"classes must be one index below {logits.shape[1]} for each clip, not {classes}.")
-    row, gradient = last_row(tokens), _class_gradient(model, params, tokens, chosen)
-    layout = layout_of(model, pixel_values)
+    shares, gradient = all_on_cls(tokens), _class_gradient(model, params, tokens, chosen)
+    grid = patch_grid(pixel_values, model.config)
     while entering:
         index = len(entering) - 1
-        layers = backbone(model, params)["encoder"]["layers"]
-        gradient, attentions = _layer_gradient(model, layout, layers, index, entering.pop(), gradient)
-        row = _relevance_back(layout, row, attentions)
-    return patch_map(model, pixel_values, row), logits
+        gradient, attentions = gradient_before_layer(model, params, index, entering.pop(), grid, gradient)
+        shares = _relevance_back(model.config, grid, shares, attentions)
+    return patch_map(model, pixel_values, shares), logits
 
 
 def final_norm(
@@ -102,42 +96,11 @@ def _class_gradient(model: Model, params: Params, tokens: Tokens | HostTokens, c
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _layer_gradient(
-    model: Model, layout: Layout, layers: Params, index: Any, tokens: Tokens | HostTokens, gradient: Tokens
-) -> tuple[Tokens, LayerAttentions]:
-    """The gradient at the tokens that enter a layer, and its attentions with their gradients."""
-    layer_params = layer_slice(layers, index)
-    cls, patches = (jnp.zeros(part.shape, model.dtype) for part in tokens)
-    added: dict[str, tuple[Array, ...]] = {}
-    for step in layout.steps:
-        match step.reach:
-            case "time":
-                added[step.attention] = (patches,)
-            case "frame":
-                copies = jnp.broadcast_to(cls, (len(cls), 1, *patches.shape[2:]))
-                added[step.attention] = (jnp.concatenate([copies, patches], axis=1),)
-            case _:
-                added[step.attention] = (cls, patches)
-
-    def run(tokens: Any, added: Any) -> Any:
-        return apply_layer(model, layer_params, tokens, layout.grid, added)
-
-    _, pull_back, entered = jax.vjp(run, tokens, added, has_aux=True)
-    before, at_outputs = pull_back(gradient)
-    return before, {
-        step.attention: attention_of(
-            model, layer_params, step, entered[step.attention], layout.grid, at_outputs[step.attention]
-        )
-        for step in layout.steps
-    }
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _relevance_back(layout: Layout, row: Row, attentions: LayerAttentions) -> Row:
-    """The row of CLS one layer further down: row @ (I + A'_last) ... @ (I + A'_first)."""
-    if layout.parallel:
-        passed = [through_step(layout, step, row, attentions, averaged=False) for step in layout.steps]
-        return jax.tree.map(lambda *parts: sum(parts), row, *passed)
-    for step in reversed(layout.steps):
-        row = jax.tree.map(jnp.add, row, through_step(layout, step, row, attentions, averaged=False))
-    return row
+def _relevance_back(config: TimesformerConfig, grid: Grid, shares: Shares, attentions: LayerAttentions) -> Shares:
+    """The shares one layer further down: shares @ (I + A'_last) ... @ (I + A'_first)."""
+    if config.attention_order == "parallel":
+        passed = [through_step(step, grid, shares, attentions, averaged=False) for step in attention_steps(config)]
+        return jax.tree.map(lambda *parts: sum(parts), shares, *passed)
+    for step in reversed(attention_steps(config)):
+        shares = jax.tree.map(jnp.add, shares, through_step(step, grid, shares, attentions, averaged=False))
+    return shares

@@ -26,8 +26,7 @@ No such matrix is ever made. A row vector is taken from the last layer to the fi
 in blocks of queries, used and let go: memory grows with the tokens, not with their square.
 """
 
-import dataclasses
-from functools import partial
+import functools
 from typing import Any
 
 import flax.struct
@@ -37,47 +36,35 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..checkpoints.mapping import Params
+from ..config import TimesformerConfig
 from ..model.embeddings import patch_grid
-from ..model.token_groups import Grid, from_windows, group, ungroup, window_pieces
+from ..model.token_groups import Grid, TokenGroups
 from ..schemes import AttentionStep, attention_steps
-from .layerwise import Attention, HostTokens, LayerAttentions, Model, grid_of, run_layer, tokens_before_layers
+from .layer_attentions import (
+    AttentionInputs,
+    HostTokens,
+    LayerAttentions,
+    Model,
+    grid_of,
+    run_layer,
+    tokens_before_layers,
+)
 
 BLOCK = 2**24
 """Probabilities that are held at a time, in numbers."""
 
 
 @flax.struct.dataclass
-class Row:
-    """How much of CLS comes from each token of a clip.
+class Shares:
+    """How much of CLS comes from each token of a clip: a row vector over the clip's tokens.
 
     Attributes:
-        cls: the weight of CLS itself; with space-only attention one for each frame's.
-        patches: the weights of the patches; joint attention holds all its patches in a single frame.
+        cls: the share of CLS itself; with space-only attention one for each frame's.
+        patches: the shares of the patches.
     """
 
     cls: Float[Array, "b t_cls"]
     patches: Float[Array, "b n t"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """What the attentions of a model's layers are over.
-
-    Attributes:
-        steps: of each layer, the first one first.
-        parallel: whether all steps read the same tokens.
-        grid: rows and columns of patches.
-    """
-
-    steps: tuple[Step, ...]
-    parallel: bool
-    grid: Grid
-
-
-def layout_of(model: Model, pixel_values: Float[Array | np.ndarray, "b t height width c"]) -> Layout:
-    """Of a model, for clips of this size."""
-    config = model.config
-    return Layout(attention_steps(config), config.attention_order == "parallel", patch_grid(pixel_values, config))
 
 
 def attention_rollout(
@@ -99,75 +86,85 @@ def attention_rollout(
         The patches' shares, and that of CLS itself; of each clip, the sum of all is one.
     """
     entering = tokens_before_layers(model, params, pixel_values)
-    row, layout = last_row(entering.pop()), layout_of(model, pixel_values)
+    shares, grid = all_on_cls(entering.pop()), patch_grid(pixel_values, model.config)
     while entering:
         index = len(entering) - 1
-        _, attentions = run_layer(model, params, index, entering.pop(), layout.grid)
-        row = roll_back(layout, row, attentions, residual)
-    return patch_map(model, pixel_values, row), np.asarray(row.cls.sum(axis=1))
+        _, attentions = run_layer(model, params, index, entering.pop(), grid)
+        shares = roll_back(model.config, grid, shares, attentions, residual)
+    return patch_map(model, pixel_values, shares), np.asarray(shares.cls.sum(axis=1))
 
 
-def last_row(tokens: HostTokens) -> Row:
-    """All weight on CLS: spread over the frames where each has its own."""
+def all_on_cls(tokens: HostTokens) -> Shares:
+    """All shares on CLS, spread over the frames where each has its own."""
     cls, patches = tokens
     dtype = jnp.promote_types(patches.dtype, jnp.float32)
-    return Row(jnp.full(cls.shape[:3:2], 1 / cls.shape[2], dtype), jnp.zeros(patches.shape[:3], dtype))
+    return Shares(jnp.full(cls.shape[:3:2], 1 / cls.shape[2], dtype), jnp.zeros(patches.shape[:3], dtype))
 
 
-def patch_map(model: Model, pixel_values: Any, row: Row) -> Float[np.ndarray, "b t rows columns"]:
-    """The weights of the patches, laid out as the frames are."""
+def patch_map(model: Model, pixel_values: Any, shares: Shares) -> Float[np.ndarray, "b t rows columns"]:
+    """The shares of the patches, laid out as the frames are."""
     frames, rows, columns = grid_of(model, pixel_values)
-    # Joint attention's single frame holds the patches patch by patch, frame by frame.
-    return np.asarray(row.patches).reshape(-1, rows, columns, frames).transpose(0, 3, 1, 2)
+    return np.asarray(shares.patches).reshape(-1, rows, columns, frames).transpose(0, 3, 1, 2)
 
 
-@partial(jax.jit, static_argnums=0)
-def roll_back(layout: Layout, row: Row, attentions: LayerAttentions, residual: Array | float = 0.5) -> Row:
-    """The row of CLS one layer further down: row @ M_last ... @ M_first."""
-    if layout.parallel:
-        (over_time,) = (step for step in layout.steps if not step.with_cls)
-        (over_space,) = (step for step in layout.steps if step.with_cls)
-        time = through_step(layout, over_time, row, attentions, averaged=True)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def roll_back(
+    config: TimesformerConfig, grid: Grid, shares: Shares, attentions: LayerAttentions, residual: Array | float = 0.5
+) -> Shares:
+    """The shares one layer further down: shares @ M_last ... @ M_first."""
+    if config.attention_order == "parallel":
         # CLS goes through space alone, and so with twice the weight.
-        space = through_step(layout, over_space, Row(2 * row.cls, row.patches), attentions, averaged=True)
-        patches = (time.patches + space.patches) / 2
-        return Row(_mix(residual, row.cls, space.cls / 2), _mix(residual, row.patches, patches))
-    for step in reversed(layout.steps):
-        passed = through_step(layout, step, row, attentions, averaged=True)
-        cls = _mix(residual, row.cls, passed.cls) if step.with_cls else row.cls
-        row = Row(cls, _mix(residual, row.patches, passed.patches))
-    return row
+        doubled = Shares(2 * shares.cls, shares.patches)
+        passed = [through_step(step, grid, doubled, attentions) for step in attention_steps(config)]
+        mean = jax.tree.map(lambda *parts: sum(parts) / 2, *passed)
+        return jax.tree.map(functools.partial(_mix, residual), shares, mean)
+    for step in reversed(attention_steps(config)):
+        passed = through_step(step, grid, shares, attentions)
+        cls = _mix(residual, shares.cls, passed.cls) if step.with_cls else shares.cls
+        shares = Shares(cls, _mix(residual, shares.patches, passed.patches))
+    return shares
 
 
-def through_step(layout: Layout, step: Step, row: Row, attentions: LayerAttentions, *, averaged: bool) -> Row:
-    """The row after the attention of one step alone: row @ A. Where CLS takes no part, nothing comes to it.
+def through_step(
+    step: AttentionStep, grid: Grid, shares: Shares, attentions: LayerAttentions, *, averaged: bool = True
+) -> Shares:
+    """The shares after the attention of one step alone: shares @ A. Where CLS takes no part, nothing comes to it.
+
+    The attention of a step, linear in what it attends to, is: tokens are gathered into groups, each group's matrix is
+    applied, and tokens are scattered to their places again. A row vector takes the same way back, by the transposes.
 
     Args:
-        layout: of the model.
-        step: which one.
-        row: before.
+        step: of a layer.
+        grid: rows and columns of patches.
+        shares: before.
         attentions: of the layer.
         averaged: whether the copies of the clip's CLS in each group (frame, row, ...) share its weight, or each has it.
     """
-    found, grid, frames = attentions[step.attention], layout.grid, row.patches.shape[2]
-    if step.reach == "window":
-        weights = window_pieces(row.patches, grid, keys=False)
-        pieces = [passed_on(w[:, None], attention)[:, 0] for w, attention in zip(weights, found, strict=True)]
-        return Row(jnp.zeros_like(row.cls), from_windows(pieces, grid, frames))
-    (attention,) = found
-    if step.reach == "time":
-        return Row(jnp.zeros_like(row.cls), passed_on(row.patches, attention))
-    patches = row.patches.mT if step.reach == "frame" else group(row.patches, step.reach, grid)
-    groups = patches.shape[1]
-    own = row.cls.shape[1] == groups  # with space-only attention
-    copies = row.cls if own else jnp.repeat(row.cls / groups if averaged else row.cls, groups, axis=1)
-    passed = passed_on(jnp.concatenate([copies[..., None], patches], axis=-1), attention)
-    cls, patches = passed[..., 0], passed[..., 1:]
-    patches = patches.mT if step.reach == "frame" else ungroup(patches, step.reach, grid, frames)
-    return Row(cls if own else cls.sum(axis=1, keepdims=True), patches)
+    groups = TokenGroups(step.groups, grid, shares.patches.shape[2])
+    found = attentions[step.attention]
+    own = shares.cls.shape[1] > 1  # each frame has a CLS of its own
+
+    def scatter(pieces: list[Array]) -> tuple[Array, Array]:
+        cls, patches = groups.scatter(pieces)
+        if cls is None:
+            return jnp.zeros_like(shares.cls), patches[..., 0, 0]
+        copies = cls[:, 0, :, 0, 0]
+        combined = copies if own else (copies.mean if averaged else copies.sum)(axis=1, keepdims=True)
+        return combined, patches[..., 0, 0]
+
+    def gather(cls: Array, patches: Array) -> list[Array]:
+        return groups.gather(cls[:, None, :, None, None], patches[..., None, None])
+
+    def one_head(attention: AttentionInputs, tokens: Array) -> jax.ShapeDtypeStruct:
+        batch, count = tokens.shape[:2]
+        return jax.ShapeDtypeStruct((batch, count, 1, tokens.shape[3], 1), shares.patches.dtype)
+
+    (pieces,) = jax.linear_transpose(scatter, [one_head(a, a.query) for a in found])((shares.cls, shares.patches))
+    passed = [passed_on(w[:, :, 0, :, 0], a)[:, :, None, :, None] for w, a in zip(pieces, found, strict=True)]
+    return Shares(*jax.linear_transpose(gather, shares.cls, shares.patches)(passed))
 
 
-def passed_on(weights: Float[Array, "b groups q"], attention: Attention) -> Float[Array, "b groups s"]:
+def passed_on(weights: Float[Array, "b groups q"], attention: AttentionInputs) -> Float[Array, "b groups s"]:
     """What tokens of these weights pass on to those that they attend to: weights @ A, in blocks of queries.
 
     A is the mean over the heads of the probabilities; where there is a gradient, of the positive part of the
@@ -187,7 +184,7 @@ def passed_on(weights: Float[Array, "b groups q"], attention: Attention) -> Floa
 
     def step(total: Array, part: Any) -> tuple[Array, None]:
         weight, query, gradient, mask = part
-        matrix = Attention(query, attention.key, attention.value, mask=mask).probabilities(slice(None))
+        matrix = AttentionInputs(query, attention.key, attention.value, mask=mask).probabilities()
         if gradient is not None:  # attended = A value, so that the gradient of A is that of attended times valueᵀ
             slope = jnp.matmul(gradient, attention.value.mT, preferred_element_type=matrix.dtype)
             matrix = jnp.maximum(matrix * slope, 0)

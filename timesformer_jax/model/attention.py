@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
-from .token_groups import Mask, TokenGroups
+from .token_groups import TokenGroups
 
 Precision = jax.lax.PrecisionLike
 DropProbabilities = Callable[[Float[Array, "..."]], Float[Array, "..."]]
@@ -24,7 +25,7 @@ def softmax_attention(
     value: Float[Array, "*b h s k"],
     *,
     scale: float | None = None,
-    mask: Mask | None = None,
+    mask: Bool[Array | np.ndarray, "..."] | None = None,
     drop: DropProbabilities | None = None,
     precision: Precision = None,
 ) -> tuple[Float[Array, "*b h q k"], Float[Array, "*b h q s"]]:

@@ -56,9 +56,17 @@ class TokenGroups:
     grid: Grid
     frames: int
 
+    @property
+    def count(self) -> int:
+        """How many groups there are of those that CLS takes part in."""
+        rows, columns = self.grid
+        lattice = math.prod(map(_stride, (self.frames, rows, columns)))
+        counts = {"frame": self.frames, "row": self.frames * rows, "column": self.frames * columns, "lattice": lattice}
+        return counts.get(self.kind, 1)
+
     def gather(
         self, cls: Shaped[Array, "b 1 t_cls h k"] | None, patches: Shaped[Array, "b n t h k"], *, seen: bool = True
-    ) -> list[Shaped[Array, "b g h s k"]]:
+    ) -> list[Shaped[Array, "b g h _ k"]]:
         """Puts tokens (their queries, keys or values) into groups: one array, or for windows one for each block.
 
         Args:
@@ -92,7 +100,7 @@ class TokenGroups:
         return [jnp.einsum("bgshk->bghsk", jnp.concatenate([copies, groups], axis=2))]
 
     def scatter(
-        self, groups: list[Shaped[Array, "b g h s k"]]
+        self, groups: list[Shaped[Array, "b g h _ k"]]
     ) -> tuple[Shaped[Array, "b 1 g h k"] | None, Shaped[Array, "b n t h k"]]:
         """Takes tokens out of their groups: each group's copy of CLS (None where it takes no part), and the patches."""
         (rows, columns), frames = self.grid, self.frames
@@ -122,7 +130,7 @@ class TokenGroups:
         mask = lattice_mask((self.frames, *self.grid)) if self.kind == "lattice" else None
         return [None if mask is None else np.pad(mask, ((0, 0), (1, 0)), constant_values=True)[:, None, None]]
 
-    def probabilities(self, groups: list[Float[Array, "b g h q s"]]) -> Float[Array, "..."]:
+    def probabilities(self, groups: list[Float[Array, "b g h _ _"]]) -> Float[Array, "..."]:
         """Lays out attention probabilities as the model returns them (see outputs.py)."""
         masks = self.masks()
         if self.kind == "window":
@@ -201,7 +209,7 @@ def window_blocks(grid: Grid) -> list[tuple[tuple[slice, slice], tuple[slice, sl
 
 
 @functools.cache
-def window_masks(grid: Grid, frames: int) -> list[Bool[np.ndarray, "q s"] | None]:
+def window_masks(grid: Grid, frames: int) -> list[Mask | None]:
     """For each block, which tokens are in a query's window; None where all of the block's rectangle are."""
     masks: list[np.ndarray | None] = []
     for block in window_blocks(grid):
@@ -217,7 +225,7 @@ def window_masks(grid: Grid, frames: int) -> list[Bool[np.ndarray, "q s"] | None
 
 
 def _from_blocks(
-    groups: list[Shaped[Array, "b 1 h q k"]], grid: Grid, frames: int
+    groups: list[Shaped[Array, "b 1 h _ k"]], grid: Grid, frames: int
 ) -> Shaped[Array, "b rows columns t h k"]:
     """Puts the tokens of all blocks of queries into their places."""
     batch, _, heads, _, width = groups[0].shape
@@ -229,9 +237,7 @@ def _from_blocks(
     return jnp.einsum("bhyxtk->byxthk", jnp.concatenate(bands, axis=2))
 
 
-def _own_window(
-    probabilities: Float[Array, "b 1 h q s"], mask: Bool[np.ndarray, "q s"] | None
-) -> Float[Array, "b 1 h q window"]:
+def _own_window(probabilities: Float[Array, "b 1 h q s"], mask: Mask | None) -> Float[Array, "b 1 h q window"]:
     """The probabilities of a block's queries on their own windows, without the rest of the rectangle."""
     if mask is None:
         return probabilities
