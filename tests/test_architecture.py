@@ -19,7 +19,7 @@ ROOT = {"errors", "presets", "activations", "position_embeddings", "config", "sc
 ROOMS = (
     ROOT | {"support"},
     {"video"},
-    {"checkpoints"},
+    {"checkpoints", "kernels"},
     {"model", "data"},
     {"inference"},
     {"conversion", "interpret", "evaluation"},

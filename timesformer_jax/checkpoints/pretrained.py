@@ -60,7 +60,7 @@ class PretrainedModel:
             param_dtype: of the parameters; None keeps what the file has.
             precision: of matrix products; "highest" for parity on a TPU or a recent GPU.
             attention_implementation: "auto", "plain", "blocks" (memory in proportion to the tokens) or "cudnn"; see
-                `choose_implementation` in attention.py.
+                `choose_implementation` in kernels/choice.py.
             revision: branch, tag or commit of a Hub repository.
             token: for private and gated Hub repositories.
             cache_dir: where Hub downloads are kept.

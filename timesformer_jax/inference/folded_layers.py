@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 from jaxtyping import Array, Float
 
+from ..kernels.ring import spread_cls_attention
 from ..model.attention import softmax_attention, split_projections
-from ..model.implementations import choose_attention
+from ..model.implementations import ring_axes
 from ..model.layers import TimesformerAttention, TimesformerLayer, Tokens
-from ..model.ring import grouped_ring_attention, spread_cls_attention
 from ..model.token_groups import TokenGroups
 from ..schemes import AttentionStep, steps_for_cls
 
@@ -42,7 +42,7 @@ class AttentionOfCls(FoldedAttention):
         heads = (self.config.num_attention_heads, self.config.head_dim)
         query = self.dense((1, *heads), "query")(cls)
         key_values = jax.tree.map(self.dense((2, *heads), "key_value"), (cls, patches))
-        if choose_attention(groups, self.attention_implementation) is grouped_ring_attention:
+        if ring_axes(groups, self.attention_implementation):
             values = spread_cls_attention(query, key_values, scale=self.scale, precision=self.precision)
         else:
             parts = zip(*map(split_projections, key_values), strict=True)

@@ -4,7 +4,6 @@ Between layers the tokens of a clip are two arrays: patches (b, n, t, d), and CL
 the clip or (b, 1, t, d) where each frame has its own (space-only). Letters are those of modeling.py.
 """
 
-import functools
 import itertools
 from typing import Any
 
@@ -21,8 +20,8 @@ from ..position_embeddings import resize_space_embedding, resize_time_embedding
 from ..schemes import SPACE, AttentionStep, attention_steps, has_position_embeddings, has_time_embeddings
 from .attention import Attend
 from .embeddings import extract_patches
-from .implementations import attend, choose_attention
-from .module import TimesformerModule
+from .implementations import attend_in_groups
+from .module import TimesformerModule, uniform_init
 from .token_groups import Grid, TokenGroups
 
 Tokens = tuple[Float[Array, "b 1 t_cls d"], Float[Array, "b n t d"]]
@@ -40,7 +39,7 @@ class TimesformerEmbeddings(TimesformerModule):
         patch_height, patch_width = config.patch_shape
         rows, columns = config.grid
         # The original leaves the patch projection at PyTorch's default for convolutions.
-        uniform = _symmetric_uniform((patch_height * patch_width * channels) ** -0.5)
+        uniform = uniform_init((patch_height * patch_width * channels) ** -0.5)
         project = self.dense(
             config.hidden_size, "patch_embeddings", axis=(-3, -2, -1), kernel_init=uniform, bias_init=uniform
         )
@@ -92,15 +91,16 @@ class TimesformerAttention(TimesformerModule):
         project = self.dense((3, config.num_attention_heads, config.head_dim), "qkv", use_bias=self.qkv_bias)
         cls_qkv, qkv = jax.tree.map(project, (cls, patches))
 
-        requested, held = self.attention_implementation, drops or self.output_attentions
-        cls_values, values, probabilities = choose_attention(groups, requested, needs_probabilities=held)(
+        cls_values, values, probabilities = attend_in_groups(
             groups,
             cls_qkv,
             qkv,
-            attend=self.watched(functools.partial(attend, implementation=requested, needs_probabilities=held)),
             scale=self.scale,
             drop=drop if drops else None,
             precision=self.precision,
+            implementation=self.attention_implementation,
+            needs_probabilities=drops or self.output_attentions,
+            watch=self.watched,
         )
         if cls_values is not None and self.step.groups != "frame":
             # As after the projection but for rounding, and CLS is projected once instead of a hundred times.
@@ -124,7 +124,7 @@ class TimesformerAttention(TimesformerModule):
         return jax.tree.map(lambda heads: drop(project(heads)), values)
 
     def watched(self, attend: Attend) -> Attend:
-        """Lets others see what is attended to, and ask for gradients there (see interpret/layer_by_layer.py)."""
+        """Lets others see what is attended to, and ask for gradients there (see interpret/layer_attentions.py)."""
         names = (f"attended_{index}" for index in itertools.count())
 
         def watched(query: Array, key: Array, value: Array, **options: Any) -> tuple[Array, Array | None]:
@@ -249,11 +249,3 @@ def stochastic_depth_scale(
     """
     keep = 1 - rate
     return (jax.random.bernoulli(key, keep, shape) / keep).astype(dtype)
-
-
-def _symmetric_uniform(bound: float) -> initializers.Initializer:
-    def init(key: Any, shape: Any, dtype: Any = None, out_sharding: Any = None) -> Array:
-        del out_sharding  # parameters carry no metadata here
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init

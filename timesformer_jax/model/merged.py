@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..kernels.cpu import matrix_product
 from ..schemes import AttentionStep
 from ..sharding import axes_in_use, devices_along
-from .cpu import matrix_product
 from .layers import TimesformerAttention, TimesformerLayer
 
 

@@ -6,6 +6,7 @@ Letters in shapes, here and in the functions that the modules stand on:
     d  hidden width        h  attention heads      k  width of a head           c  colour channels
 """
 
+import dataclasses
 import operator
 from typing import Any, ClassVar
 
@@ -27,28 +28,14 @@ from .token_groups import Grid
 
 
 class TimesformerEncoder(TimesformerModule):
-    """The layers, one compiled body scanned over parameters stacked along a leading axis.
-
-    Attributes:
-        grid: rows and columns of patches.
-    """
-
-    grid: Grid = (1, 1)
+    """The layers, one compiled body scanned over parameters stacked along a leading axis."""
 
     @nn.compact
-    def __call__(
-        self, tokens: Tokens, *, train: bool, output_hidden_states: bool, output_attentions: bool
-    ) -> tuple[Tokens, tuple[Any, Any]]:
+    def __call__(self, tokens: Tokens, grid: Grid, *, train: bool, **outputs: Any) -> tuple[Tokens, tuple[Any, Any]]:
         """The tokens after the last layer, and what was asked for of every layer, stacked."""
         # In training the same layer with an operation less.
-        layer = (MergedLayer if train else TimesformerLayer)(
-            **self.settings(),
-            grid=self.grid,
-            train=train,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            name="layers",
-        )
+        layer_class = MergedLayer if train else TimesformerLayer
+        layer = layer_class(**self.settings(), grid=grid, train=train, **outputs, name="layers")
         # Not in bfloat16, whose eight bits would move the rates (and the draws that are compared with them).
         rate_dtype = jnp.promote_types(self.dtype, jnp.float32)
         drop_path_rates = jnp.linspace(0, self.config.drop_path_rate, self.config.num_hidden_layers, dtype=rate_dtype)
@@ -92,12 +79,11 @@ class TimesformerModel(TimesformerModule, PretrainedModel):
         """
         check_pixel_values(pixel_values, self.config)
         embeddings = TimesformerEmbeddings(self.config, **self.numerics(), name="embeddings")
-        grid = patch_grid(pixel_values, self.config)
-        encoder = TimesformerEncoder(**self.settings(), grid=grid, name="encoder")
+        encoder = TimesformerEncoder(**self.settings(), name="encoder")
+        flags = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         embedded = embeddings(jnp.asarray(pixel_values, self.dtype), train=train)
-        (cls, patches), (layer_tokens, attentions) = encoder(
-            embedded, train=train, output_hidden_states=output_hidden_states, output_attentions=output_attentions
-        )
+        grid = patch_grid(pixel_values, self.config)
+        (cls, patches), (layer_tokens, attentions) = encoder(embedded, grid, train=train, **flags)
         if self.config.attention_type == "space_only":
             cls, patches = (tokens.mean(axis=2, keepdims=True) for tokens in (cls, patches))
         hidden_states = None
@@ -137,22 +123,19 @@ class TimesformerForVideoClassification(TimesformerModule, PretrainedModel):
         """Classifies clips.
 
         Args:
-            pixel_values: see `TimesformerModel`.
+            pixel_values: as for `TimesformerModel`, and so are all others but `labels`.
             labels: class indices or targets; asks for the loss (see losses.py).
-            train: see `TimesformerModel`.
-            output_hidden_states: see `TimesformerModel`.
-            output_attentions: see `TimesformerModel`.
+            train: as for `TimesformerModel`.
+            output_hidden_states: as for `TimesformerModel`.
+            output_attentions: as for `TimesformerModel`.
 
         Raises:
             VideoError: the pixel values have a layout, type or size that the model can't take.
             ValueError: the labels don't fit the loss.
         """
-        outputs = TimesformerModel(**self.settings(), cls_only=True, name="timesformer")(
-            pixel_values,
-            train=train,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-        )
+        model = TimesformerModel(**self.settings(), cls_only=True, name="timesformer")
+        flags = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        outputs = model(pixel_values, train=train, **flags)
         # In float32 at least: rounding the logits themselves to bfloat16 would cost more than the classifier.
         logits = outputs.last_hidden_state[:, 0].astype(jnp.promote_types(self.dtype, jnp.float32))
         if self.config.num_labels > 0:
@@ -160,15 +143,8 @@ class TimesformerForVideoClassification(TimesformerModule, PretrainedModel):
         loss = None
         if labels is not None:
             loss = classification_loss(logits, jnp.asarray(labels), self.config.problem_type)
-        return TimesformerClassifierOutput(
-            logits=logits,
-            loss=loss,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            temporal_attentions=outputs.temporal_attentions,
-            width_attentions=outputs.width_attentions,
-            local_attentions=outputs.local_attentions,
-        )
+        asked_for = {field.name: getattr(outputs, field.name) for field in dataclasses.fields(outputs)[1:]}
+        return TimesformerClassifierOutput(logits=logits, loss=loss, **asked_for)
 
 
 def _flatten(cls: Float[Array, "b 1 1 d"], patches: Float[Array, "b n t d"]) -> Float[Array, "b s d"]:

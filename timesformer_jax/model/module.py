@@ -4,14 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from ..config import AttentionImplementation, TimesformerConfig
+from ..kernels.cpu import computed_before, matrix_product
 from .attention import Precision
-from .cpu import computed_before, matrix_product
 from .remat import Remat
 
 
@@ -23,7 +24,7 @@ class TimesformerModule(nn.Module):
         dtype: of the computation.
         param_dtype: of newly made parameters.
         precision: of matrix products ("highest" for parity: float32 on a TPU is bfloat16 otherwise).
-        attention_implementation: see `choose_implementation` in implementations.py.
+        attention_implementation: see `choose_implementation` in kernels/choice.py.
         remat: what the backward pass computes again instead of keeping it (see remat.py).
     """
 
@@ -64,3 +65,13 @@ class TimesformerModule(nn.Module):
         options = {"dtype": self.dtype, "param_dtype": self.param_dtype} | options
         norm = nn.LayerNorm(epsilon=self.config.layer_norm_eps, use_fast_variance=False, name=name, **options)
         return lambda tokens: computed_before(norm(tokens))
+
+
+def uniform_init(bound: float) -> initializers.Initializer:
+    """Uniform between -bound and bound."""
+
+    def init(key: Any, shape: Any, dtype: Any = None, out_sharding: Any = None) -> Array:
+        del out_sharding  # parameters carry no metadata here
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init

@@ -38,11 +38,7 @@ class TimesformerClassifierOutput:
     Attributes:
         logits: one row a clip, (b, num_labels), float32 or better.
         loss: mean over the batch, when labels were given.
-        hidden_states: see `TimesformerModelOutput`.
-        attentions: see `TimesformerModelOutput`.
-        temporal_attentions: see `TimesformerModelOutput`.
-        width_attentions: see `TimesformerModelOutput`.
-        local_attentions: see `TimesformerModelOutput`.
+        hidden_states: as in `TimesformerModelOutput`, and so are the others.
     """
 
     logits: Float[Array, "b labels"]

@@ -15,25 +15,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from ..sharding import axes_in_use
 from .blockwise import BLOCKS, Blocks, Precision, attend_in_blocks, gradients_in_blocks
-from .token_groups import TokenGroups
 
 Axes = tuple[str, ...]
-
-
-def grouped_ring_attention(
-    groups: TokenGroups,
-    cls_qkv: Float[Array, "b 1 1 3 h k"],
-    qkv: Float[Array, "b n t 3 h k"],
-    *,
-    scale: float,
-    precision: Precision = None,
-    **_: Any,
-) -> tuple[Float[Array, "b 1 1 h k"], Float[Array, "b n t h k"], None]:
-    """`grouped_attention` of whole clips whose frames the devices of `use_mesh` share."""
-    del groups
-    return *ring_attention(cls_qkv, qkv, axes_in_use("parallel"), scale=scale, precision=precision), None
 
 
 def ring_attention(

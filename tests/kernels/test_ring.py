@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from reference import assert_close
 
+from timesformer_jax.kernels.ring import ring_attention, spread_cls_attention
 from timesformer_jax.model.attention import grouped_attention
-from timesformer_jax.model.ring import ring_attention, spread_cls_attention
 from timesformer_jax.model.token_groups import TokenGroups
 from timesformer_jax.sharding import MeshConfig, axes_in_use, make_mesh, use_mesh
 

@@ -12,8 +12,8 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from tiny_flax import clips, tiny_flax
 
-from timesformer_jax.model.cpu import computed_before, matrix_product
-from timesformer_jax.model.implementations import choose_implementation
+from timesformer_jax.kernels.choice import choose_implementation
+from timesformer_jax.kernels.cpu import computed_before, matrix_product
 from timesformer_jax.model.layers import TimesformerLayer
 from timesformer_jax.model.merged import MergedLayer
 from timesformer_jax.sharding import AXES, ShardingRules, on_cpu

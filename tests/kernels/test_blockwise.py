@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from reference import QUICK_COMPILE, assert_close, clip, tiny_reference, to_flax
 
+from timesformer_jax.kernels.blockwise import attention_in_blocks, blockwise_attention
+from timesformer_jax.kernels.choice import choose_implementation
 from timesformer_jax.model.attention import softmax_attention
-from timesformer_jax.model.blockwise import attention_in_blocks, blockwise_attention
-from timesformer_jax.model.implementations import attend, choose_implementation
+from timesformer_jax.model.implementations import attend
 
 QUERIES, KEYS, SIZE = 13, 17, 8
 

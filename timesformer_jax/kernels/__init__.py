@@ -1,0 +1,1 @@
+"""Attention and products as each kind of device does them best: pure functions of arrays, which know no model."""
