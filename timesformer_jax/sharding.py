@@ -123,6 +123,7 @@ class ShardingRules:
 # What modeling.py writes at block boundaries.
 _ACTIVATION_AXES = (("batch", "parallel", "attended", "hidden"), ("batch", "attended", "parallel", "hidden"))
 
+
 def make_mesh(config: MeshConfig | None = None, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh over all devices (or those given), neighbours on the interconnect beside each other.
 

@@ -7,9 +7,10 @@ import numpy as np
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError
+from ..parameters import BACKBONE
 from ..position_embeddings import resize_bicubic, resize_space_embedding, resize_time_embedding
 from ..schemes import attention_steps
-from .mapping import BACKBONE, Params, get_leaf, mapping_table, set_leaf
+from .mapping import Params, get_leaf, mapping_table, set_leaf
 
 Resize = Literal["nearest", "bicubic"]
 

@@ -5,12 +5,13 @@ import logging
 from pathlib import Path
 
 from ..errors import CheckpointError
+from ..video.processor_files import IMAGE_FILE, VIDEO_FILE
 from .huggingface import WEIGHTS_FILES
 from .tensors import shard_names
 
 logger = logging.getLogger("timesformer_jax")
 
-PROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json")
+PROCESSOR_FILES = (IMAGE_FILE, VIDEO_FILE)
 
 
 @dataclasses.dataclass(frozen=True)

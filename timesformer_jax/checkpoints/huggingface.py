@@ -4,7 +4,7 @@ import errno
 import json
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ from safetensors import SafetensorError
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError
+from ..parameters import BACKBONE
 from ..schemes import unknown_to_transformers
-from .mapping import BACKBONE, Entry, Params, flat_names, get_leaf, mapping_table, set_leaf
-from .tensors import LazyTensor, empty_array
+from .completeness import require_exact
+from .mapping import Entry, Params, flat_names, get_leaf, mapping_table, set_leaf
+from .stored_model import StoredModel
+from .tensors import Tensors, empty_array
 
 WEIGHTS_FILES = (
     "model.safetensors",
@@ -29,8 +32,6 @@ WEIGHTS_FILES = (
 
 _READERS = 2
 """Threads that arrange tensors: each holds one of them."""
-
-FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def find_weights(directory: Path) -> Path | None:
@@ -48,25 +49,30 @@ def has_head(names: Mapping[str, Any]) -> bool:
     return any(name.startswith((f"{BACKBONE}.", "classifier.")) for name in names)
 
 
-def params_from_tensors(
-    where: Path, tensors: Mapping[str, LazyTensor], config: TimesformerConfig, dtype: np.dtype | None = None
-) -> tuple[Params, bool]:
-    """Reads a state dict into numpy arrays, tensor by tensor.
+def torch_model(where: Path, tensors: Tensors, config: TimesformerConfig, format: str, **others: Any) -> StoredModel:
+    """The stored model of tensors that have the names of Transformers.
 
     Args:
         where: the tensors are, for errors.
-        tensors: under the names of Transformers.
+        tensors: of the classifier or of the bare model.
         config: the model the tensors belong to.
-        dtype: of the arrays; None keeps the file's own.
-
-    Returns:
-        The parameters, and whether they are those of the classifier (True) or of the bare model.
-
-    Raises:
-        CheckpointError: tensors are damaged, unknown, missing, doubled or wrongly shaped; all are listed.
+        format: of the checkpoint, in words.
+        **others: further fields of `StoredModel`.
     """
-    head = has_head(tensors)
-    require_loadable(where, tensors, config)
+    return StoredModel(
+        format,
+        config,
+        has_head(tensors),
+        require_complete=lambda: _require_loadable(where, tensors, config),
+        read=lambda dtype: _read_params(where, tensors, config, dtype),
+        tensors=tensors,
+        **others,
+    )
+
+
+def _read_params(where: Path, tensors: Tensors, config: TimesformerConfig, dtype: np.dtype | None) -> Params:
+    """Reads a state dict into numpy arrays, tensor by tensor."""
+    _require_loadable(where, tensors, config)
     one_reader = threading.Lock()  # the readers of pickles and of the Hub's files are not made for several threads
 
     def read(entry: Entry) -> np.ndarray | None:
@@ -83,34 +89,28 @@ def params_from_tensors(
         return leaf if leaf is None or entry.layers is not None else leaf[0]
 
     params: Params = {}
-    table = mapping_table(config, head=head)
+    table = mapping_table(config, head=has_head(tensors))
     with ThreadPoolExecutor(_READERS) as pool:  # turning a matrix over takes longer than reading it
         for entry, leaf in zip(table, pool.map(read, table), strict=True):
             if leaf is not None:
                 set_leaf(params, entry.path, leaf)
-    return params, head
+    return params
 
 
-def require_loadable(where: Path, tensors: Mapping[str, LazyTensor], config: TimesformerConfig) -> None:
+def _require_loadable(where: Path, tensors: Tensors, config: TimesformerConfig) -> None:
     """Checks that tensors are all those of a model and can be read, before any is.
 
     Raises:
-        CheckpointError: they aren't; everything that is wrong is listed.
+        CheckpointError: tensors are damaged, unknown, missing, doubled or wrong; all are listed.
     """
     table = mapping_table(config, head=has_head(tensors))
+    sound = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items() if not tensor.problem}
     expected = {name: entry.torch_shape for entry in table for name in entry.names}
-    sound = {name: tensor for name, tensor in tensors.items() if not tensor.problem}
-    problems = [tensor.problem for tensor in tensors.values() if tensor.problem]
-    problems += [
-        f"wrong type: {name} is {tensor.dtype}, weights are {', '.join(FLOAT_DTYPES)}"
-        for name, tensor in sound.items()
-        if tensor.dtype not in ("", *FLOAT_DTYPES)
-    ]
     require_exact(
         where,
-        {name: tensor.shape for name, tensor in sound.items()},
+        sound,
         {name: shape for name, shape in expected.items() if name in sound or name not in tensors},
-        problems,
+        [tensor.problem for tensor in tensors.values() if tensor.problem],
     )
 
 
@@ -121,7 +121,7 @@ def require_params(params: Mapping[str, Any], config: TimesformerConfig) -> list
         CheckpointError: parameters are unknown, missing or wrongly shaped; all are listed.
     """
     table = mapping_table(config, head=BACKBONE in params)
-    shapes = {name: np.shape(leaf) for name, leaf in flat_names(params).items()}
+    shapes = {name: (np.shape(leaf), "") for name, leaf in flat_names(params).items()}
     require_exact("the parameters", shapes, {"/".join(entry.path): entry.shape for entry in table})
     return table
 
@@ -196,35 +196,3 @@ def _wider(first: np.dtype, second: np.dtype) -> np.dtype:
     if first != second and ml_dtypes.bfloat16 in (first, second):
         return np.result_type(*(np.float32 if dtype == ml_dtypes.bfloat16 else dtype for dtype in (first, second)))
     return np.result_type(first, second)
-
-
-def require_exact(
-    where: Path | str,
-    shapes: Mapping[str, tuple[int, ...]],
-    expected: Mapping[str, tuple[int, ...]],
-    problems: Sequence[str] = (),
-) -> None:
-    """Checks that arrays have exactly the expected names and shapes.
-
-    Args:
-        where: the arrays are, for the message.
-        shapes: of the arrays.
-        expected: shapes of those that must be there.
-        problems: what else is wrong.
-
-    Raises:
-        CheckpointError: they don't; lists every one that is missing, unknown or wrongly shaped, and the problems.
-    """
-    problems = list(problems)
-    problems += [f"missing: {name} {expected[name]}" for name in sorted(expected.keys() - shapes.keys())]
-    problems += [f"unknown: {name} {shapes[name]}" for name in sorted(shapes.keys() - expected.keys())]
-    problems += [
-        f"wrong shape: {name} is {shapes[name]}, the config asks for {shape}"
-        for name, shape in expected.items()
-        if name in shapes and shapes[name] != shape
-    ]
-    if problems:
-        raise CheckpointError(
-            f"{where}: not the model that the config describes "
-            f"({len(problems)} problems in {len(shapes.keys() | expected.keys())} tensors):\n  " + "\n  ".join(problems)
-        )

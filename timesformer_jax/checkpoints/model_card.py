@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ..config import TimesformerConfig
-from .mapping import BACKBONE, flat_names
+from ..parameters import BACKBONE
+from .mapping import flat_names
 
 
 def model_card(config: TimesformerConfig, params: Mapping[str, Any]) -> str:

@@ -8,9 +8,11 @@ from typing import Any
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError
-from .contents import Tensors
-from .huggingface import has_head, require_exact
-from .mapping import BACKBONE, mapping_table
+from ..parameters import BACKBONE
+from .completeness import require_exact
+from .huggingface import has_head
+from .mapping import mapping_table
+from .tensors import Tensors
 
 _NAMES = {
     "cls_token": "embeddings.cls_token",
@@ -96,7 +98,7 @@ def require_model(path: Path, tensors: Tensors, config: TimesformerConfig, own_n
 
     table = mapping_table(config, head=has_head(tensors))
     expected = {own(name): entry.torch_shape for entry in table for name in entry.names}
-    require_exact(path, {own(name): tensor.shape for name, tensor in tensors.items()}, expected)
+    require_exact(path, {own(name): (tensor.shape, "") for name, tensor in tensors.items()}, expected)
 
 
 def config_from_shapes(path: Path, tensors: Tensors, known: Mapping[str, Any], **fields: Any) -> TimesformerConfig:

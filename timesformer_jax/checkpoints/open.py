@@ -1,4 +1,4 @@
-"""Checkpoints of every kind, told apart by what is inside: `load_checkpoint` in, `save_...` of each kind out."""
+"""Checkpoints of every format: `load_checkpoint` reads one, `open_checkpoint` what there is to know before that."""
 
 import dataclasses
 import logging
@@ -10,61 +10,64 @@ import numpy as np
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError, ConfigError
+from ..support.progress import say
+from ..video.processing import VideoProcessor
 from .adapt import Changes, Resize, adapt
-from .contents import Contents
+from .formats import open_files, recognise
 from .hub import HubOptions
-from .huggingface import has_head, params_from_tensors
 from .labels import read_labels
 from .mapping import Params
-from .orbax_directory import load_params, stored_head
-from .preprocessing import ChannelOrder, Preprocessing
-from .recognition import open_contents
+from .preprocessing import published_processor
 from .source import Source, locate
+from .stored_model import ChannelOrder
 from .tensors import warn_of_not_finite
-from .training_run import TrainingWeights, load_training_params
+from .training_run import TrainingWeights
 from .vit import PatchOrder
 
 logger = logging.getLogger("timesformer_jax")
 
 
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint in memory.
-
-    Attributes:
-        config: the model's, any overrides applied.
-        params: a tree of numpy arrays.
-        source: where it came from.
-        changes: what is new, resized or dropped against the file.
-        preprocessing: of a checkpoint that tells it in the weights file itself or comes from a ViT; None where
-            `source.processor_file` holds it, or nothing does.
-        channel_order: of the frames, if the user gave one.
-    """
-
-    config: TimesformerConfig
-    params: Params
-    source: Source
-    changes: Changes = dataclasses.field(default_factory=Changes)
-    preprocessing: Preprocessing | None = None
-    channel_order: ChannelOrder | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class OpenCheckpoint:
-    """A checkpoint whose weights are not read yet.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """What is known of a checkpoint besides its weights.
 
     Attributes:
         config: the model's, any overrides applied.
         source: where it is.
-        preprocessing: as in `Checkpoint`.
-        channel_order: as in `Checkpoint`.
-        read: reads the weights; raises CheckpointError.
+        processor: the preprocessing, where the weights file itself tells it or comes from a ViT; None where
+            `source.processor_file` holds it, or nothing does.
+        unknown_order: one sentence, where the channel order of the frames has to be asked for.
+        channel_order: of the frames, if the user gave one.
     """
 
     config: TimesformerConfig
     source: Source
-    preprocessing: Preprocessing | None
-    channel_order: ChannelOrder | None
+    processor: VideoProcessor | None = None
+    unknown_order: str | None = None
+    channel_order: ChannelOrder | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint(CheckpointInfo):
+    """A checkpoint in memory.
+
+    Attributes:
+        params: a tree of numpy arrays.
+        changes: what is new, resized or dropped against the file.
+    """
+
+    params: Params
+    changes: Changes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpenCheckpoint(CheckpointInfo):
+    """A checkpoint whose weights are not read yet.
+
+    Attributes:
+        read: reads the weights; raises CheckpointError.
+    """
+
     read: Callable[[], Checkpoint]
 
 
@@ -128,60 +131,71 @@ def open_checkpoint(
             raise ConfigError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
     found = source if isinstance(source, Source) else locate(source, hub)
     names = None if labels is None else read_labels(labels)
-    contents: Contents | None = None
-    if found.is_training_state:
-        config, source_head = found.config(), True
-    elif found.is_converted:
-        config, source_head = found.config(), stored_head(found.weights)
-    else:
-        contents = open_contents(found, _with_classes(overrides, names), patch_order)
-        config, source_head = contents.config, has_head(contents.tensors)
-
-    if not source_head:
+    files = open_files(found, training_weights)
+    stored = recognise(found, files, _with_classes(overrides, names), patch_order)
+    if not stored.has_head:
         overrides = _with_classes(overrides, names)
-    is_vit = contents is not None and contents.kind == "vit"
-    if is_vit:
+    if stored.is_vit:
         overrides = {"attention_type": "divided_space_time"} | overrides
-    target = config.replace(**overrides)
+    config = stored.config.replace(**overrides)
     if names is not None:
-        if len(names) != target.num_labels:
-            raise CheckpointError(f"{labels} names {len(names)} classes, but {found.name} has {target.num_labels}.")
-        target = target.replace(id2label=names)
+        if len(names) != config.num_labels:
+            raise CheckpointError(f"{labels} names {len(names)} classes, but {found.name} has {config.num_labels}.")
+        config = config.replace(id2label=names)
     asks_head = bool(overrides.keys() & {"num_labels", "id2label"})
-    target_head = source_head or asks_head if head is None else head
-    if is_vit and target_head and not source_head and not asks_head:
+    target_head = stored.has_head or asks_head if head is None else head
+    if stored.is_vit and target_head and not stored.has_head and not asks_head:
         raise CheckpointError(f"{found.name} is a ViT without a classifier; give num_labels for a new one.")
 
-    resize = resize or ("bicubic" if is_vit else "nearest")
-    preprocessing = None if contents is None else contents.preprocessing
-    if preprocessing is not None:
-        preprocessing = dataclasses.replace(
-            preprocessing,
-            size=target.image_shape,
-            channel_order=channel_order or preprocessing.channel_order,
-            checkpoint=found.name,
-        )
+    info = CheckpointInfo(config=config, source=found, channel_order=channel_order)
+    if stored.processor is not None:
+        mean, std = stored.processor.image_mean, stored.processor.image_std
+        processor = published_processor(config, image_mean=mean, image_std=std, channel_order=channel_order or "rgb")
+        info = dataclasses.replace(info, processor=processor)
+    if stored.unknown_order is not None and channel_order is None:
+        message = f"{found.name}: the channel order of its frames is not known ({stored.unknown_order}); give "
+        info = dataclasses.replace(info, unknown_order=f'{message}channel_order="rgb" or "bgr".')
 
     def read() -> Checkpoint:
-        if found.is_training_state:
-            params = load_training_params(found.weights, config, dtype, training_weights)
-        elif contents is None:
-            params, _ = load_params(found.weights, config, dtype)
-        else:
-            params, _ = params_from_tensors(found.weights, contents.tensors, config, dtype)
+        params = stored.read(dtype)
         warn_of_not_finite(found.name, params)
-        params, changes = adapt(params, config, target, source_head=source_head, target_head=target_head, resize=resize)
-        if contents is not None:
-            changes.dropped += contents.dropped
-        if is_vit:
-            logger.warning("%s: a ViT, made a %s TimeSformer", found.name, target.attention_type)
+        params, changes = adapt(
+            params,
+            stored.config,
+            config,
+            source_head=stored.has_head,
+            target_head=target_head,
+            resize=resize or ("bicubic" if stored.is_vit else "nearest"),
+        )
+        changes.dropped += stored.dropped
+        if stored.is_vit:
+            logger.warning("%s: a ViT, made a %s TimeSformer", found.name, config.attention_type)
         if str(changes):
             logger.warning("%s: %s", found.name, changes)
-        return Checkpoint(target, params, found, changes, preprocessing, channel_order)
+        return Checkpoint(**vars(info), params=params, changes=changes)
 
-    return OpenCheckpoint(target, found, preprocessing, channel_order, read)
+    return OpenCheckpoint(**vars(info), read=read)
 
 
 def _with_classes(overrides: Mapping[str, Any], names: Mapping[int, str] | None) -> dict[str, Any]:
     """As many classes as there are names, where the user does not give another number."""
     return dict(overrides) if names is None else {"num_labels": len(names), **overrides}
+
+
+def processor_for(checkpoint: CheckpointInfo) -> VideoProcessor:
+    """A checkpoint's preprocessing; where it has none, that of the published models at its config's image size.
+
+    Raises:
+        CheckpointError: the channel order of an original checkpoint is not known and was not given.
+        ConfigError: its preprocessor_config.json can't be used.
+    """
+    if checkpoint.unknown_order is not None:
+        raise CheckpointError(checkpoint.unknown_order)
+    order = checkpoint.channel_order
+    if checkpoint.processor is None and checkpoint.source.processor_file is not None:
+        processor = VideoProcessor.from_pretrained(checkpoint.source.directory)  # which says so if it is not RGB
+        return processor if order is None else dataclasses.replace(processor, channel_order=order)
+    processor = checkpoint.processor or published_processor(checkpoint.config, channel_order=order or "rgb")
+    if processor.channel_order != "rgb":
+        say(f"{checkpoint.source.name}: frames are given to the model in the channel order BGR.")
+    return processor

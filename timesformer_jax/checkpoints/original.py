@@ -6,15 +6,18 @@ from typing import Any
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError
-from .contents import Contents, Tensors, WeightsFile, without_prefix
+from .huggingface import torch_model
 from .names import config_from_shapes, renamed, require_model, to_original, with_head_names
-from .preprocessing import Preprocessing
+from .preprocessing import processor_of
+from .stored_model import StoredModel
+from .tensors import Tensors
+from .weights_file import WeightsFile
 
 MARK = "patch_embed.proj.weight"
 """The tensor by which this layout, which is timm's too, is recognised."""
 
 
-def is_facebook(file: WeightsFile) -> bool:
+def is_original(file: WeightsFile) -> bool:
     """Whether a file in timm's layout is a TimeSformer and not a ViT.
 
     A space-only TimeSformer has the tensors of a ViT: only what the training wrote beside them tells.
@@ -23,7 +26,7 @@ def is_facebook(file: WeightsFile) -> bool:
     return temporal or file.wrapper == "model_state" or "cfg" in file.notes
 
 
-def open_facebook(file: WeightsFile, prefix: str, known: Mapping[str, Any]) -> Contents:
+def open_original(file: WeightsFile, prefix: str, known: Mapping[str, Any]) -> StoredModel:
     """An original checkpoint, or its bare state dict, as a TimeSformer of Transformers.
 
     Attention type, frames, crop, classes, normalisation and sampling come from the shapes and from the settings, which
@@ -38,7 +41,7 @@ def open_facebook(file: WeightsFile, prefix: str, known: Mapping[str, Any]) -> C
         CheckpointError: tensors are missing, unknown or wrongly shaped, the settings can't be read or contradict the
             tensors, or something that nobody can tell was not given; the message names the argument.
     """
-    tensors = renamed(file.path, without_prefix(file.tensors, prefix))
+    tensors = renamed(file.path, file.without_prefix(prefix))
     settings = _Settings(file.path, file.notes.get("cfg"))
     config = config_from_shapes(
         file.path,
@@ -51,7 +54,14 @@ def open_facebook(file: WeightsFile, prefix: str, known: Mapping[str, Any]) -> C
     tensors = with_head_names(tensors)
     require_model(file.path, tensors, config, lambda name: prefix + to_original(name))
     _require_agreement(config, settings, has_head="classifier.weight" in tensors)
-    return Contents("facebook", config, tensors, preprocessing=_preprocessing(config, settings))
+    return torch_model(
+        file.path,
+        tensors,
+        config,
+        "TimeSformer in the format of the original repository",
+        processor=processor_of(file.path, config, **_statistics(config, settings)),
+        unknown_order=_unknown_order(_dataset(settings)),
+    )
 
 
 class _Settings:
@@ -127,21 +137,31 @@ def _require_agreement(config: TimesformerConfig, settings: _Settings, *, has_he
         )
 
 
-def _preprocessing(config: TimesformerConfig, settings: _Settings) -> Preprocessing:
-    """Mean and deviation are 0.45 and 0.225 in all of the original's settings, and where a file has none."""
-    dataset, statistics = _dataset(settings), {}
-    for field, name in (("mean", "DATA.MEAN"), ("std", "DATA.STD")):
+def _statistics(config: TimesformerConfig, settings: _Settings) -> dict[str, tuple[float, ...]]:
+    """The settings' mean and deviation; where they have none they are 0.45 and 0.225, as in all of the original's."""
+    statistics = {}
+    for field, name in (("image_mean", "DATA.MEAN"), ("image_std", "DATA.STD")):
         values = settings.get(name, list)
         if values is None:
             continue
         if len(values) != config.num_channels or not all(isinstance(value, int | float) for value in values):
             raise CheckpointError(f"{settings.path}: its cfg says {name}: {values!r}, which can't be.")
         statistics[field] = tuple(float(value) for value in values)
-    return Preprocessing(
-        config.image_shape,
-        **statistics,
-        # The original decodes Kinetics to RGB (pyav_decode in its decoder.py). The frames of ssv2 it reads with OpenCV,
-        # as BGR, and REVERSE_INPUT_CHANNEL does not act on this model; other datasets' code was never released.
-        channel_order="rgb" if dataset == "kinetics" else None,
-        trained_on=dataset,
-    )
+    return statistics
+
+
+def _unknown_order(dataset: str | None) -> str | None:
+    """Why the channel order of a data set's frames is not known; None where it is RGB.
+
+    The original decodes Kinetics to RGB (pyav_decode in its decoder.py). The frames of ssv2 it reads with OpenCV, as
+    BGR, and REVERSE_INPUT_CHANNEL does not act on this model; other datasets' code was never released.
+    """
+    match dataset:
+        case "kinetics":
+            return None
+        case None:
+            return "the file does not say what it was trained on"
+        case "ssv2":
+            return "it was trained on ssv2, whose frames the original code reads in BGR order, but nothing records it"
+        case _:
+            return f"it was trained on {dataset}, and nothing records in which order its frames were read"

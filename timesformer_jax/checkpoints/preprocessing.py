@@ -1,67 +1,28 @@
-"""The preprocessing that a checkpoint was trained with, where it is not in a preprocessor_config.json of its own."""
+"""The published models' preprocessing, at any image size and with the settings that a weights file tells."""
 
-import dataclasses
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
-from ..errors import CheckpointError
+from ..config import TimesformerConfig
+from ..errors import ConfigError
+from ..video.processing import VideoProcessor
 
-ChannelOrder = Literal["rgb", "bgr"]
+
+def published_processor(config: TimesformerConfig, **settings: Any) -> VideoProcessor:
+    """The published models' preprocessing at a config's image size, but for some settings."""
+    height, width = config.image_shape
+    return VideoProcessor(size=min(height, width), crop_size=(height, width), **settings)
 
 
-@dataclasses.dataclass(frozen=True)
-class Preprocessing:
-    """How frames become pixel values.
+def processor_of(where: Path, config: TimesformerConfig, **settings: Any) -> VideoProcessor | None:
+    """The preprocessing that a file tells; None for a model that does not take three channels, which has none.
 
-    Attributes:
-        size: (height, width) of the crop in pixels; the short side of a frame is resized to the smaller.
-        mean: subtracted from each channel, after scaling to [0, 1].
-        std: each channel is divided by it.
-        channel_order: of the frames; None where nothing tells.
-        trained_on: the dataset as the checkpoint calls it, for messages.
-        checkpoint: what the user called it, for messages.
+    Raises:
+        ConfigError: the settings can't work; the message names the file.
     """
-
-    size: tuple[int, int]
-    mean: tuple[float, ...] = (0.45, 0.45, 0.45)
-    std: tuple[float, ...] = (0.225, 0.225, 0.225)
-    channel_order: ChannelOrder | None = None
-    trained_on: str | None = None
-    checkpoint: str = "the checkpoint"
-
-    @property
-    def unknown_order(self) -> str:
-        """One sentence on a channel order that has to be asked for."""
-        if self.trained_on is None:
-            reason = "the file does not say what it was trained on"
-        elif self.trained_on.lower() == "ssv2":
-            reason = "it was trained on ssv2, whose frames the original code reads in BGR order, but nothing records it"
-        else:
-            reason = f"it was trained on {self.trained_on}, and nothing records in which order its frames were read"
-        return (
-            f"{self.checkpoint}: the channel order of its frames is not known ({reason}); give "
-            'channel_order="rgb" or "bgr".'
-        )
-
-    def settings(self) -> dict[str, Any]:
-        """The contents of a preprocessor_config.json, in the layout of VideoMAEImageProcessor.
-
-        Raises:
-            CheckpointError: the channel order is not known.
-        """
-        if self.channel_order is None:
-            raise CheckpointError(self.unknown_order)
-        height, width = self.size
-        settings: dict[str, Any] = {
-            "image_processor_type": "VideoMAEImageProcessor",
-            "do_resize": True,
-            "size": {"shortest_edge": min(height, width)},
-            "resample": 2,
-            "do_center_crop": True,
-            "crop_size": {"height": height, "width": width},
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
-            "image_mean": list(self.mean),
-            "image_std": list(self.std),
-        }
-        return settings if self.channel_order == "rgb" else settings | {"channel_order": self.channel_order}
+    if config.num_channels != 3:
+        return None
+    try:
+        return published_processor(config, **settings)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None

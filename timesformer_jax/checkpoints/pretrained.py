@@ -80,9 +80,8 @@ class PretrainedModel:
         hub = HubOptions(revision, token, None if cache_dir is None else Path(cache_dir), local_files_only)
         storage = None if param_dtype is None else np.dtype(jnp.dtype(param_dtype))
         checkpoint = load_checkpoint(source, head=cls.has_head, dtype=storage, hub=hub, **overrides)
-        preprocessing = checkpoint.preprocessing
-        if preprocessing is not None and preprocessing.channel_order is None:  # the model runs without, frames don't
-            logger.warning("%s", preprocessing.unknown_order)
+        if checkpoint.unknown_order is not None:  # the model runs without, frames don't
+            logger.warning("%s", checkpoint.unknown_order)
         return cls.from_checkpoint(
             checkpoint, dtype=dtype, precision=precision, attention_implementation=attention_implementation
         )

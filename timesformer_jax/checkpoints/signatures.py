@@ -24,7 +24,7 @@ def may_be_pickle(path: Path) -> bool:
 def kind_of_file(path: Path) -> str:
     """A few words on a file, by its first bytes."""
     if not path.is_file():
-        return "no file"
+        return "damaged directory of Orbax" if path.is_dir() else "no file"
     try:
         with path.open("rb") as file:
             start = file.read(512)

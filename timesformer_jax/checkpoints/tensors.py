@@ -42,6 +42,11 @@ class LazyTensor:
     problem: str = ""
 
 
+Tensors = dict[str, LazyTensor]
+Shapes = Mapping[str, tuple[tuple[int, ...], str]]
+"""Shape and type of arrays by their names."""
+
+
 def empty_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """A new array in pages of its own.
 
@@ -67,7 +72,7 @@ def _count_not_finite(array: np.ndarray) -> int:
     return sum(row.size - int(np.count_nonzero(np.isfinite(row))) for row in rows)
 
 
-def open_tensors(path: Path) -> dict[str, LazyTensor]:
+def open_tensors(path: Path) -> Tensors:
     """The tensors of a .safetensors file, a .bin pickle, or all the files that a shard index names.
 
     Raises:
@@ -100,8 +105,8 @@ def _weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _open_shards(index: Path) -> dict[str, LazyTensor]:
-    tensors: dict[str, LazyTensor] = {}
+def _open_shards(index: Path) -> Tensors:
+    tensors: Tensors = {}
     for shard in shard_names(index):
         for name, tensor in open_tensors(_shard_path(index, shard)).items():
             if name in tensors:
@@ -147,7 +152,7 @@ def _require_file(path: Path) -> None:
         raise CheckpointError(f"{path} is a Git LFS pointer, not the weights themselves; run `git lfs pull` beside it.")
 
 
-def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
+def _open_safetensors(path: Path) -> Tensors:
     _require_file(path)
     with _naming(path):
         # pread and not mmap: pages of a mapped file would count as memory until the last tensor is read.
@@ -200,7 +205,7 @@ def load_pickle(path: Path) -> Mapping[str, Any]:
     return contents
 
 
-def pickled_tensors(path: Path, contents: Mapping[str, Any], wrapper: str | None = None) -> dict[str, LazyTensor]:
+def pickled_tensors(path: Path, contents: Mapping[str, Any], wrapper: str | None = None) -> Tensors:
     """The tensors of a state dict that `load_pickle` found in a file.
 
     Args:

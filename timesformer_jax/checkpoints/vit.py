@@ -16,12 +16,16 @@ import numpy as np
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError, ConfigError
+from ..parameters import BACKBONE
 from ..support.files import read_json
-from .contents import Contents, Tensors, WeightsFile, without_prefix
-from .mapping import BACKBONE
+from ..video.processing import VideoProcessor
+from ..video.processor_files import IMAGE_FILE
+from .huggingface import torch_model
 from .names import PATCHES, config_from_shapes, renamed, require_model, sides, to_original, with_head_names
-from .preprocessing import Preprocessing
-from .tensors import LazyTensor
+from .preprocessing import processor_of
+from .stored_model import StoredModel
+from .tensors import LazyTensor, Tensors
+from .weights_file import WeightsFile
 
 PatchOrder = Literal["channels_first", "channels_last"]
 """How a patch was flattened for a linear patch embedding: (channels, height, width) or (height, width, channels)."""
@@ -33,7 +37,7 @@ _DISTILLATION = ("dist_token", "embeddings.distillation_token")
 
 def open_timm_vit(
     file: WeightsFile, prefix: str, known: Mapping[str, Any], patch_order: PatchOrder | None = None
-) -> Contents:
+) -> StoredModel:
     """A ViT in timm's layout, as the original's training starts from (`jx_vit_base_p16_224`).
 
     Args:
@@ -46,7 +50,7 @@ def open_timm_vit(
         CheckpointError: tensors are missing, unknown or wrongly shaped, or something that nobody can tell was not
             given; the message names the argument.
     """
-    tensors, dropped = _without_extras(file.path, without_prefix(file.tensors, prefix), prefix)
+    tensors, dropped = _without_extras(file.path, file.without_prefix(prefix), prefix)
     tensors = renamed(file.path, tensors)
     tensors[PATCHES] = _convolution(file.path, tensors, known, patch_order or "channels_first")
     config = config_from_shapes(
@@ -60,12 +64,12 @@ def open_timm_vit(
     require_model(file.path, named, config, own_name)
     # The published ViTs in this layout were made by several hands with several normalisations and don't say which: the
     # original trains with its own.
-    return _start(config, named, own_name, dropped, known, Preprocessing(config.image_shape, channel_order="rgb"))
+    return _start(file.path, config, named, own_name, dropped, known, processor_of(file.path, config))
 
 
 def open_transformers_vit(
     file: WeightsFile, prefix: str, known: Mapping[str, Any], patch_order: PatchOrder | None = None
-) -> Contents:
+) -> StoredModel:
     """A `ViTModel` or `ViTForImageClassification` of Transformers, with its config.json beside it.
 
     Its LayerNorm's epsilon (1e-12), dropout rates and activation come along, and so does the normalisation of its
@@ -82,7 +86,7 @@ def open_transformers_vit(
         ConfigError: its config.json is impossible.
     """
     config_file = file.path.parent / "config.json"
-    tensors, dropped = _without_extras(file.path, without_prefix(file.tensors, prefix), prefix)
+    tensors, dropped = _without_extras(file.path, file.without_prefix(prefix), prefix)
     tensors = _fused(file.path, tensors)
     tensors[PATCHES] = _convolution(file.path, tensors, known, patch_order)
     config = TimesformerConfig.from_dict(_config_values(read_json(config_file, CheckpointError)), str(config_file))
@@ -92,7 +96,9 @@ def open_transformers_vit(
         return name if name.startswith("classifier.") else prefix + name
 
     require_model(file.path, named, config, own_name)
-    return _start(config, named, own_name, dropped, known, _preprocessing(file.path.parent, config))
+    settings_file = file.path.parent / IMAGE_FILE
+    processor = processor_of(settings_file, config, **_statistics(settings_file, config))
+    return _start(file.path, config, named, own_name, dropped, known, processor)
 
 
 def _without_extras(path: Path, tensors: Tensors, prefix: str) -> tuple[Tensors, tuple[str, ...]]:
@@ -171,27 +177,27 @@ def _config_values(values: Mapping[str, Any]) -> dict[str, Any]:
     return taken | {"layer_norm_eps": values.get("layer_norm_eps", 1e-12), "attention_type": "space_only"}
 
 
-def _preprocessing(directory: Path, config: TimesformerConfig) -> Preprocessing:
-    """The ViT's own normalisation, or that of Transformers' ViTImageProcessor where there is no file."""
-    file = directory / "preprocessor_config.json"
+def _statistics(file: Path, config: TimesformerConfig) -> dict[str, tuple[float, ...]]:
+    """The ViT's own mean and deviation, or those of Transformers' ViTImageProcessor where there is no file."""
     values = read_json(file, ConfigError) if file.is_file() else {}
     statistics = {}
-    for field, name in (("mean", "image_mean"), ("std", "image_std")):
+    for name in ("image_mean", "image_std"):
         value = values.get(name, [0.5] * config.num_channels)
         if not isinstance(value, list) or not all(isinstance(number, int | float) for number in value):
             raise ConfigError(f"{file}: {name} must be a list of numbers, not {value!r}.")
-        statistics[field] = tuple(float(number) for number in value)
-    return Preprocessing(config.image_shape, **statistics, channel_order="rgb")
+        statistics[name] = tuple(float(number) for number in value)
+    return statistics
 
 
 def _start(
+    path: Path,
     config: TimesformerConfig,
     tensors: Tensors,
     own_name: Callable[[str], str],
     dropped: tuple[str, ...],
     known: Mapping[str, Any],
-    preprocessing: Preprocessing,
-) -> Contents:
+    processor: VideoProcessor | None,
+) -> StoredModel:
     """Keeps the ViT's classifier only where no classes are asked for: those of a video are others, if as many."""
     if "num_labels" in known or "id2label" in known:
         head = sorted(name for name in tensors if name.startswith("classifier."))
@@ -200,4 +206,5 @@ def _start(
         config = config.replace(num_labels=0)
     elif "classifier.weight" not in tensors:
         config = config.replace(id2label=None)
-    return Contents("vit", config, tensors, dropped, preprocessing)
+    format = "ViT, from which the training of a TimeSformer can start"
+    return torch_model(path, tensors, config, format, dropped=dropped, processor=processor, is_vit=True)

@@ -10,17 +10,15 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from ..checkpoints.formats import open_files, recognise
 from ..checkpoints.hub import HubOptions
 from ..checkpoints.huggingface import find_weights, require_known
-from ..checkpoints.mapping import BACKBONE
-from ..checkpoints.open import Checkpoint, load_checkpoint, open_checkpoint
+from ..checkpoints.open import Checkpoint, load_checkpoint, open_checkpoint, processor_for
 from ..checkpoints.orbax_directory import is_converted, save_params
-from ..checkpoints.recognition import open_contents
 from ..checkpoints.source import Source, locate
-from ..checkpoints.tensors import open_tensors
 from ..errors import CheckpointError
-from ..inference.loading import processor_for
 from ..model.modeling import TimesformerForVideoClassification, TimesformerModel
+from ..parameters import BACKBONE
 from ..support.files import write_atomically
 from ..support.progress import say, step
 from ..video.processing import VideoProcessor
@@ -63,7 +61,7 @@ def convert_hf_to_flax(
         VerificationError: the two models differ by more than float32 explains.
     """
     found = locate(source, hub)
-    if found.is_converted:
+    if found.layout == "converted directory":
         raise CheckpointError(f"{found.name} is a converted directory already.")
 
     def write(directory: Path, checkpoint: Checkpoint, processor: VideoProcessor) -> None:
@@ -138,7 +136,7 @@ def _convert(
     with step(f"reading {source.weights}"):
         checkpoint = opened.read()
     processor = processor_for(checkpoint)
-    if checkpoint.preprocessing is None and source.processor_file is None:
+    if checkpoint.processor is None and source.processor_file is None:
         say(
             f"{source.name} has no preprocessor_config.json; writing that of the published TimeSformer models "
             f"(mean {processor.image_mean}, standard deviation {processor.image_std})."
@@ -162,19 +160,24 @@ def _verify(
 ) -> list[Difference]:
     """Compares PyTorch with Flax, one on the source and one on what was written, read back from the disk."""
     with step("running PyTorch and Flax on the same clip"):
-        if is_converted(written):
+        output = locate(written)
+        if output.layout == "converted directory":
             if adapted:
                 raise CheckpointError(
                     f"{source.name} can't be compared with PyTorch while it is changed on the way (another size, "
                     "classifier or attention); convert it as it is, or without verification."
                 )
-            tensors = open_contents(source, options, options.get("patch_order")).tensors
-            checkpoint = load_checkpoint(Source(written, written, str(written)))
+            stored = recognise(source, open_files(source), options, options.get("patch_order"))
+            checkpoint = load_checkpoint(output)
         else:
-            tensors = open_tensors(locate(written).weights)
+            stored = recognise(output, open_files(output), {})
             checkpoint = load_checkpoint(source, **options)
+        if stored.tensors is None:
+            raise CheckpointError(
+                f"{source.name} holds no PyTorch weights to compare with; convert it without --verify."
+            )
         model = _model_class(checkpoint)(checkpoint.config)
-        differences = verify(tensors, model, checkpoint.params, clip)
+        differences = verify(stored.tensors, model, checkpoint.params, clip)
     print_differences(differences)
     require_explained(differences)
     return differences

@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ..checkpoints.huggingface import has_head, require_known
-from ..checkpoints.mapping import BACKBONE, Params
+from ..checkpoints.mapping import Params
 from ..checkpoints.tensors import LazyTensor
 from ..config import TimesformerConfig
 from ..errors import CheckpointError, VerificationError
 from ..model.modeling import TimesformerForVideoClassification, TimesformerModel
+from ..parameters import BACKBONE
 
 TOLERANCE = 2e-5
 """Largest difference that float32 explains, relative to the largest value: rounding (6e-8 a step) over some hundred
