@@ -10,7 +10,7 @@ import numpy_timesformer
 import pytest
 import torch
 import transformers
-from originals import ORIGINAL, original_cfg, original_reference, original_state, save_original
+from pytorch_checkpoints import ORIGINAL, original_cfg, original_reference, original_state, save_original
 from reference import ATTENTION_TYPES, assert_close, clip, run_flax
 from safetensors.torch import save_file
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from originals import timm_state, tiny_vit
+from pytorch_checkpoints import timm_state, tiny_vit
 from reference import assert_close, run_flax
 from safetensors.torch import save_file
 

@@ -65,9 +65,9 @@ def adapt(
     source_entries = {_key(entry.path): entry for entry in mapping_table(source, head=source_head)}
     target_entries = {_key(entry.path): entry for entry in mapping_table(target, head=target_head)}
     source_root = (BACKBONE,) if source_head else ()
-    extra = [step for step in attention_steps(target) if step.dense is not None]
-    twins = {step.attention: "attention" for step in extra} | {step.norm: "layernorm_before" for step in extra}
-    zero_at_first = {"position_embeddings", "time_embeddings", *(step.dense for step in extra)}
+    *further, spatial = sorted(attention_steps(target), key=lambda step: step.dense is None)
+    copied = {step.attention: spatial.attention for step in further} | {step.norm: spatial.norm for step in further}
+    zero_at_first = {"position_embeddings", "time_embeddings", *(step.dense for step in further)}
     changes, adapted = Changes(), {}
     for key, entry in target_entries.items():
         name, shape = "/".join(entry.path), entry.shape
@@ -91,8 +91,8 @@ def adapt(
         elif leaf is None and zero_at_first.intersection(key):
             leaf = np.zeros(shape, _dtype(params))
             changes.new.append(name)
-        elif leaf is None and (spatial := tuple(twins.get(part, part) for part in key)) != key:
-            leaf = np.array(get_leaf(params, (*source_root, *spatial)))
+        elif leaf is None and not copied.keys().isdisjoint(key):
+            leaf = np.array(get_leaf(params, (*source_root, *(copied.get(part, part) for part in key))))
             changes.new.append(name)
         else:
             was = "not in the checkpoint" if leaf is None else f"{leaf.shape} in the checkpoint"

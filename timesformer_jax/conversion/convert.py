@@ -1,4 +1,4 @@
-"""Checkpoints from one format to another: to Orbax for JAX, and to safetensors for Transformers."""
+"""Conversion between formats: to Orbax for JAX, and to safetensors for Transformers."""
 
 from collections.abc import Callable
 from os import PathLike
@@ -13,8 +13,9 @@ from jaxtyping import Float
 from ..checkpoints.formats import open_files, recognise
 from ..checkpoints.hub import HubOptions
 from ..checkpoints.huggingface import find_weights, require_known
+from ..checkpoints.mapping import Params
 from ..checkpoints.open import Checkpoint, load_checkpoint, open_checkpoint, processor_for
-from ..checkpoints.orbax_directory import is_converted, save_params
+from ..checkpoints.orbax_directory import is_converted
 from ..checkpoints.source import Source, locate
 from ..errors import CheckpointError
 from ..model.modeling import TimesformerForVideoClassification, TimesformerModel
@@ -25,7 +26,8 @@ from ..video.processing import VideoProcessor
 from ..video.reading import Video, read_clip
 from .verify import Difference, print_differences, random_clip, require_explained, require_reference, verify
 
-Write = Callable[[Path, Checkpoint, VideoProcessor], None]
+Model = TimesformerForVideoClassification | TimesformerModel
+Save = Callable[[Model, Path, Params, VideoProcessor], None]
 
 
 def convert_hf_to_flax(
@@ -64,13 +66,11 @@ def convert_hf_to_flax(
     if found.layout == "converted directory":
         raise CheckpointError(f"{found.name} is a converted directory already.")
 
-    def write(directory: Path, checkpoint: Checkpoint, processor: VideoProcessor) -> None:
-        checkpoint.config.save_json_file(directory / "config.json")
-        processor.save_pretrained(directory)
-        save_params(directory, checkpoint.params)
+    def save(model: Model, directory: Path, params: Params, processor: VideoProcessor) -> None:
+        model.save_converted(directory, params, processor=processor)
 
     options["dtype"] = None if param_dtype is None else np.dtype(jnp.dtype(param_dtype))
-    return _convert(found, Path(destination), write, overwrite, check, video, options, to_transformers=False)
+    return _convert(found, Path(destination), save, overwrite, check, video, options, to_transformers=False)
 
 
 def convert_flax_to_hf(
@@ -107,19 +107,17 @@ def convert_flax_to_hf(
         VerificationError: the two models differ by more than float32 explains.
     """
 
-    def write(directory: Path, checkpoint: Checkpoint, processor: VideoProcessor) -> None:
-        _model_class(checkpoint)(checkpoint.config).save_pretrained(
-            directory, checkpoint.params, processor=processor, max_shard_size=max_shard_size
-        )
+    def save(model: Model, directory: Path, params: Params, processor: VideoProcessor) -> None:
+        model.save_pretrained(directory, params, processor=processor, max_shard_size=max_shard_size)
 
     found = locate(source, hub)
-    return _convert(found, Path(destination), write, overwrite, check, video, options, to_transformers=True)
+    return _convert(found, Path(destination), save, overwrite, check, video, options, to_transformers=True)
 
 
 def _convert(
     source: Source,
     destination: Path,
-    write: Write,
+    save: Save,
     overwrite: bool,
     check: bool,
     video: Video | None,
@@ -142,9 +140,8 @@ def _convert(
             f"(mean {processor.image_mean}, standard deviation {processor.image_std})."
         )
     with write_atomically(destination) as temporary:
-        temporary.mkdir()
         with step(f"writing {destination}"):
-            write(temporary, checkpoint, processor)
+            save(_model(checkpoint), temporary, checkpoint.params, processor)
         if not check:
             return []
         clip = random_clip(checkpoint.config)
@@ -176,8 +173,7 @@ def _verify(
             raise CheckpointError(
                 f"{source.name} holds no PyTorch weights to compare with; convert it without --verify."
             )
-        model = _model_class(checkpoint)(checkpoint.config)
-        differences = verify(stored.tensors, model, checkpoint.params, clip)
+        differences = verify(stored.tensors, _model(checkpoint), checkpoint.params, clip)
     print_differences(differences)
     require_explained(differences)
     return differences
@@ -193,5 +189,5 @@ def _require_free(destination: Path, overwrite: bool) -> None:
         raise CheckpointError(f"{destination} is no checkpoint, so it is not overwritten; choose another name.")
 
 
-def _model_class(checkpoint: Checkpoint) -> type[TimesformerForVideoClassification | TimesformerModel]:
-    return TimesformerForVideoClassification if BACKBONE in checkpoint.params else TimesformerModel
+def _model(checkpoint: Checkpoint) -> Model:
+    return (TimesformerForVideoClassification if BACKBONE in checkpoint.params else TimesformerModel)(checkpoint.config)
