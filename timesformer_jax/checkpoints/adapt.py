@@ -1,4 +1,4 @@
-"""A checkpoint for another number of classes, frames or pixels: what is resized, dropped or made anew, and says so."""
+"""Fits a checkpoint to another config, and notes which parameters are resized, dropped or new."""
 
 import dataclasses
 from typing import Any, Literal
@@ -17,12 +17,12 @@ Resize = Literal["nearest", "bicubic"]
 
 @dataclasses.dataclass
 class Changes:
-    """What differs between a checkpoint and the parameters made from it, by parameter path.
+    """The differences between a checkpoint and the parameters made from it, as paths of parameters.
 
     Attributes:
-        new: not in the checkpoint, made afresh.
-        resized: embeddings stretched to another number of patches or frames.
-        dropped: in the checkpoint, not in the model.
+        new: parameters that the checkpoint lacks.
+        resized: embeddings resized to another number of patches or frames.
+        dropped: parameters that the model lacks.
     """
 
     new: list[str] = dataclasses.field(default_factory=list)
@@ -43,21 +43,21 @@ def adapt(
     target_head: bool,
     resize: Resize = "nearest",
 ) -> tuple[Params, Changes]:
-    """Parameters for one config from those of another.
+    """Makes parameters for one config from those of another.
 
     Position and time embeddings are resized (nearest, as the model does with its input, unless told). A classifier of
     another size is made anew: normal weights of `initializer_range` from a fixed seed, zero bias. Temporal attention
     that the checkpoint lacks starts as the paper's training does: a copy of the spatial attention behind a temporal
-    projection of zero, and zero time embeddings, so that the model computes what it did before. So do the attentions
-    over windows and over width, and position embeddings that are missing.
+    projection of zero, and zero time embeddings, so that the model computes what it did before. Missing attentions over
+    windows and over width start like it, and missing position embeddings at zero.
 
     Args:
-        params: of the source; the leaves that don't change are shared with the result.
-        source: the config they belong to.
+        params: the parameters of the source; the leaves that don't change are shared with the result.
+        source: the config that they belong to.
         target: the config to make parameters for.
         source_head: whether the source has a classifier.
         target_head: whether the result gets one.
-        resize: how position embeddings go to another grid of patches.
+        resize: how position embeddings are resized to another grid of patches.
 
     Raises:
         CheckpointError: the weights can't serve the target (another width, depth, patch size, ...).

@@ -1,4 +1,4 @@
-"""Checkpoints in Transformers' format: a state dict of PyTorch tensors to a tree of Flax parameters, and back."""
+"""Checkpoints in Transformers' format: reads a state dict as a tree of Flax parameters, and writes one."""
 
 import errno
 import json
@@ -17,9 +17,8 @@ from ..config import TimesformerConfig
 from ..errors import CheckpointError
 from ..parameters import BACKBONE
 from ..schemes import unknown_to_transformers
-from .completeness import require_exact
 from .mapping import Entry, Params, flat_names, get_leaf, mapping_table, set_leaf
-from .stored_model import StoredModel
+from .stored_model import StoredModel, require_exact
 from .tensors import Tensors, empty_array
 
 WEIGHTS_FILES = (
@@ -35,7 +34,7 @@ _READERS = 2
 
 
 def find_weights(directory: Path) -> Path | None:
-    """The first of `WEIGHTS_FILES` in a directory."""
+    """The first of `WEIGHTS_FILES` that a directory has; None if it has none."""
     return next((directory / name for name in WEIGHTS_FILES if (directory / name).is_file()), None)
 
 
@@ -45,7 +44,7 @@ def is_weights_file(name: str) -> bool:
 
 
 def has_head(names: Mapping[str, Any]) -> bool:
-    """Whether a state dict is the classifier's; the bare model's names have no "timesformer." before them."""
+    """Whether a state dict is the classifier's: the names of the bare model lack the prefix "timesformer."."""
     return any(name.startswith((f"{BACKBONE}.", "classifier.")) for name in names)
 
 
@@ -53,26 +52,37 @@ def torch_model(where: Path, tensors: Tensors, config: TimesformerConfig, format
     """The stored model of tensors that have the names of Transformers.
 
     Args:
-        where: the tensors are, for errors.
-        tensors: of the classifier or of the bare model.
-        config: the model the tensors belong to.
-        format: of the checkpoint, in words.
+        where: the file that holds the tensors, for errors.
+        tensors: those of the classifier or of the bare model.
+        config: the config of the model.
+        format: what the checkpoint is, in words.
+        own_name: gives the name that a tensor has in the file, for errors.
         **others: further fields of `StoredModel`.
     """
-    return StoredModel(
-        format,
-        config,
-        has_head(tensors),
-        require_complete=lambda: _require_loadable(where, tensors, config),
-        read=lambda dtype: _read_params(where, tensors, config, dtype),
-        tensors=tensors,
-        **others,
-    )
+    head = has_head(tensors)
+    table = mapping_table(config, head=head)
+
+    def require_complete() -> None:
+        """Checks that tensors are all those of the model and can be read, before any is."""
+        problems = [tensor.problem for tensor in tensors.values() if tensor.problem]
+        sound = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items() if not tensor.problem}
+        expected = {name: entry.torch_shape for entry in table for name in entry.names}
+        require_exact(
+            where,
+            {own_name(name): stored for name, stored in sound.items()},
+            {own_name(name): shape for name, shape in expected.items() if name in sound or name not in tensors},
+            problems,
+        )
+
+    def read(dtype: np.dtype | None) -> Params:
+        require_complete()
+        return _read_params(tensors, table, dtype)
+
+    return StoredModel(format, config, head, require_complete, read, tensors, **others)
 
 
-def _read_params(where: Path, tensors: Tensors, config: TimesformerConfig, dtype: np.dtype | None) -> Params:
+def _read_params(tensors: Tensors, table: list[Entry], dtype: np.dtype | None) -> Params:
     """Reads a state dict into numpy arrays, tensor by tensor."""
-    _require_loadable(where, tensors, config)
     one_reader = threading.Lock()  # the readers of pickles and of the Hub's files are not made for several threads
 
     def read(entry: Entry) -> np.ndarray | None:
@@ -89,29 +99,11 @@ def _read_params(where: Path, tensors: Tensors, config: TimesformerConfig, dtype
         return leaf if leaf is None or entry.layers is not None else leaf[0]
 
     params: Params = {}
-    table = mapping_table(config, head=has_head(tensors))
     with ThreadPoolExecutor(_READERS) as pool:  # turning a matrix over takes longer than reading it
         for entry, leaf in zip(table, pool.map(read, table), strict=True):
             if leaf is not None:
                 set_leaf(params, entry.path, leaf)
     return params
-
-
-def _require_loadable(where: Path, tensors: Tensors, config: TimesformerConfig) -> None:
-    """Checks that tensors are all those of a model and can be read, before any is.
-
-    Raises:
-        CheckpointError: tensors are damaged, unknown, missing, doubled or wrong; all are listed.
-    """
-    table = mapping_table(config, head=has_head(tensors))
-    sound = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items() if not tensor.problem}
-    expected = {name: entry.torch_shape for entry in table for name in entry.names}
-    require_exact(
-        where,
-        sound,
-        {name: shape for name, shape in expected.items() if name in sound or name not in tensors},
-        [tensor.problem for tensor in tensors.values() if tensor.problem],
-    )
 
 
 def require_params(params: Mapping[str, Any], config: TimesformerConfig) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""What a checkpoint is, and what would fail if it were loaded, told from its headers: no weights are read."""
+"""Says what a checkpoint is, and what would fail if it were loaded, from its headers alone."""
 
 import contextlib
 import dataclasses
@@ -22,15 +22,15 @@ from .tensors import Shapes, shard_names
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a checkpoint is. `str()` shows it all.
+    """A description of a checkpoint; `str()` gives all of it.
 
     Attributes:
         path: the file or directory.
         kind: what it is, in words.
         num_bytes: on the disk, all shards together.
-        config: of the model; None where it can't be told. A ViT's has one frame for each picture.
-        tensors: shape and type of each, by the names in the file.
-        facts: what else there is to know, each under a short name.
+        config: the config of the model; None where it can't be told. For a ViT a picture is a frame.
+        tensors: the shape and type of each tensor, by the names in the file.
+        facts: further facts, each under a short name.
         problems: what loading would fail on, one sentence or list each; empty for a sound checkpoint.
     """
 
@@ -44,7 +44,7 @@ class Report:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in all tensors."""
+        """How many numbers all tensors hold."""
         return sum(math.prod(shape) for shape, _ in self.tensors.values())
 
     @property
@@ -196,7 +196,7 @@ def _rows(node: dict[str, Any], indent: str) -> list[tuple[str, str]]:
 
 
 def _collapsed(node: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The children; layers in a row that look the same are one, named by their first and last number."""
+    """The children, with equal layers in a row as one, named by their first and last number."""
     groups: list[tuple[str, str, dict[str, Any]]] = []
     children = [(label, child) for label, child in node.items() if label != _LEAF]
     if all(label.isdecimal() for label, _ in children):
@@ -211,7 +211,7 @@ def _collapsed(node: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _printable(name: str) -> str:
-    """With control characters spelt out: what a file calls its tensors must not steer the terminal."""
+    """A name with its control characters escaped, since names in a file must not steer the terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 

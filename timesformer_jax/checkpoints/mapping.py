@@ -20,10 +20,10 @@ class Entry:
     """One Flax parameter and the tensor, or the tensors of all layers, that it comes from.
 
     Attributes:
-        path: where the parameter is in the tree.
-        name: of the tensor in the state dict; "{}" stands for the layer's number.
-        torch_shape: of one tensor.
-        flax_shape: of the parameter, without the axis of the layers.
+        path: the parameter's place in the tree.
+        name: the tensor's name in the state dict; "{}" stands for the layer's number.
+        torch_shape: the shape of one tensor.
+        flax_shape: the shape of the parameter without the axis of the layers.
         axes: the transposition from PyTorch's order of axes to Flax's.
         layers: how many tensors are stacked along a leading axis; None for a parameter that is a tensor by itself.
     """
@@ -50,7 +50,7 @@ class Entry:
         return tensor.transpose(self.axes).reshape(self.flax_shape)
 
     def copy_to_flax(self, tensor: np.ndarray, parameter: np.ndarray) -> None:
-        """Writes what `to_flax` gives into an array."""
+        """Writes the parameter that a PyTorch tensor holds into an array."""
         if self.axes != (1, 0):
             parameter[...] = self.to_flax(tensor)
             return
@@ -121,7 +121,7 @@ def get_leaf(params: Mapping[str, Any], path: Path) -> Any:
 
 
 def set_leaf(params: Params, path: Path, leaf: Any) -> None:
-    """Puts an array at a path of a tree, making the dictionaries on the way."""
+    """Puts an array at a path of a tree, and makes the dictionaries that are missing."""
     for key in path[:-1]:
         params = params.setdefault(key, {})
     params[path[-1]] = leaf

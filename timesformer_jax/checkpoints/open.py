@@ -17,7 +17,6 @@ from .formats import open_files, recognise
 from .hub import HubOptions
 from .labels import read_labels
 from .mapping import Params
-from .preprocessing import published_processor
 from .source import Source, locate
 from .stored_model import ChannelOrder
 from .tensors import warn_of_not_finite
@@ -72,11 +71,11 @@ class OpenCheckpoint(CheckpointInfo):
 
 
 def load_checkpoint(source: str | PathLike[str] | Source, **options: Any) -> Checkpoint:
-    """Reads a checkpoint of any kind into numpy arrays.
+    """Reads a checkpoint of any format into numpy arrays.
 
     Args:
-        source: as for `open_checkpoint`, and so are all options.
-        **options: arguments of `open_checkpoint`.
+        source: a file, a directory or a Hub id, as for `open_checkpoint`.
+        **options: the other arguments of `open_checkpoint`.
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or not the model that its config describes.
@@ -98,21 +97,21 @@ def open_checkpoint(
     training_weights: TrainingWeights | None = None,
     **overrides: Any,
 ) -> OpenCheckpoint:
-    """Finds out what a checkpoint of any kind is, and reads its config but not its weights.
+    """Finds out what a checkpoint of any format is, and reads its config but not its weights.
 
     Args:
         source: a Transformers directory or weights file, a converted directory, a Hub id, an original .pyth file, a
             ViT to start from (Transformers' or timm's), a training run, or a checkpoint in one.
         head: whether parameters of the classifier (True) or of the bare model are wanted; None takes what is there, and
             a classifier where `num_labels` asks for one.
-        dtype: of the arrays; None keeps the file's own.
+        dtype: the type of the arrays; None keeps the file's own.
         hub: how to reach the Hub.
         labels: a file of label names (see labels.py) for a checkpoint that has none of its own.
-        channel_order: of the frames that the checkpoint was trained on; an original one may not tell it.
-        resize: how position embeddings are resized; None is "bicubic" for a ViT and "nearest", which the model itself
-            does with its input, for a TimeSformer.
+        channel_order: the channel order of the frames in training, which an original checkpoint may not tell.
+        resize: how position embeddings are resized; None is "bicubic" for a ViT, and for a TimeSformer "nearest", as
+            the model itself resizes them to its input.
         patch_order: how patches were flattened for a ViT whose patch embedding is a linear layer.
-        training_weights: of a training run: the moving average ("ema") or the parameters of the last step ("last");
+        training_weights: the moving average ("ema") of a training run's parameters or those of its last step ("last");
             None takes the average where there is one.
         **overrides: fields of the config to change, or to tell where a file without a config does not. The weights are
             adapted, and the names of what is new, resized or dropped are logged as a warning.
@@ -178,8 +177,14 @@ def open_checkpoint(
 
 
 def _with_classes(overrides: Mapping[str, Any], names: Mapping[int, str] | None) -> dict[str, Any]:
-    """As many classes as there are names, where the user does not give another number."""
+    """The overrides, with as many classes as there are names where the user gives no other number."""
     return dict(overrides) if names is None else {"num_labels": len(names), **overrides}
+
+
+def published_processor(config: TimesformerConfig, **settings: Any) -> VideoProcessor:
+    """The published models' preprocessing at a config's image size, with some settings changed."""
+    height, width = config.image_shape
+    return VideoProcessor(size=min(height, width), crop_size=(height, width), **settings)
 
 
 def processor_for(checkpoint: CheckpointInfo) -> VideoProcessor:

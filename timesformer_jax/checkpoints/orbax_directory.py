@@ -20,9 +20,8 @@ from ..config import TimesformerConfig
 from ..errors import CheckpointError
 from ..parameters import BACKBONE
 from ..support.files import read_json
-from .completeness import require_exact
 from .mapping import Params, get_leaf, mapping_table, set_leaf
-from .stored_model import StoredModel
+from .stored_model import StoredModel, require_exact
 from .tensors import Shapes, empty_array
 
 PARAMS = "params"
@@ -34,7 +33,7 @@ def is_converted(directory: Path) -> bool:
 
 
 def save_params(directory: Path, params: Mapping[str, Any]) -> None:
-    """Writes a tree of arrays to `directory`/params. Of several processes, the one that calls this writes alone.
+    """Writes a tree of arrays to `directory`/params. Where there are several processes, the caller writes alone.
 
     Raises:
         OSError: the files can't be written.
@@ -45,7 +44,7 @@ def save_params(directory: Path, params: Mapping[str, Any]) -> None:
     # Orbax copies numpy arrays before it writes them, but not JAX's; x64 keeps float64 what it is.
     several = jax.process_count() > 1
     with jax.enable_x64(True):
-        # Of several processes' arrays Orbax takes only numpy's from one of them.
+        # From one of several processes Orbax takes numpy arrays alone.
         tree = jax.tree.map(np.asarray if several else jax.device_put, dict(params))
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(me, {me}, "alone") if several else ocp.options.MultiprocessingOptions()
@@ -62,8 +61,8 @@ def save_params(directory: Path, params: Mapping[str, Any]) -> None:
 def _remove_for_good(path: Path) -> None:
     """Removes what a failed save of `path` has written, and what TensorStore's threads go on writing.
 
-    After the first error Orbax doesn't wait for them, and they make missing directories anew: what they write counts as
-    gone when it has not come back for a second.
+    After the first error Orbax doesn't wait for them, and they make missing directories anew: the files count as gone
+    when they have not come back for a second.
     """
     absent = 0
     while absent < 20:

@@ -1,4 +1,4 @@
-"""Conversion between formats: to Orbax for JAX, and to safetensors for Transformers."""
+"""Converts checkpoints: to Orbax for JAX, and to safetensors for Transformers."""
 
 from collections.abc import Callable
 from os import PathLike
@@ -43,12 +43,12 @@ def convert_hf_to_flax(
 ) -> list[Difference]:
     """Converts a PyTorch checkpoint to a directory that JAX jobs read without torch.
 
-    It holds config.json, preprocessor_config.json and the parameters in Orbax.
+    The directory holds config.json, preprocessor_config.json and the parameters in Orbax.
 
     Args:
         source: a Transformers directory or weights file, a Hub id, an original .pyth file or a ViT.
-        destination: the directory to make: whole, or not at all.
-        param_dtype: of the stored parameters; None keeps the file's own.
+        destination: the directory to make. It is written as a whole, or not at all.
+        param_dtype: the type of the stored parameters; None keeps the file's own.
         overwrite: replace an existing checkpoint at the destination, once the new one is complete.
         check: run PyTorch and Flax on the same clip, print how they differ, and fail if float32 does not explain it.
         video: the clip to compare on; random pixel values when None.
@@ -59,7 +59,7 @@ def convert_hf_to_flax(
         The differences found by `check`; empty without it.
 
     Raises:
-        CheckpointError: the source can't be read, the destination exists, or something has to be given.
+        CheckpointError: the source can't be read, the destination exists, or an argument is missing.
         VerificationError: the two models differ by more than float32 explains.
     """
     found = locate(source, hub)
@@ -86,15 +86,15 @@ def convert_flax_to_hf(
 ) -> list[Difference]:
     """Converts a checkpoint to a directory that Transformers 4.56 and 5.x load.
 
-    It holds config.json, preprocessor_config.json, a model card and safetensors.
+    The directory holds config.json, preprocessor_config.json, a model card and safetensors.
 
     Args:
         source: a converted directory, or any other checkpoint that `load_checkpoint` reads.
-        destination: as for `convert_hf_to_flax`, and so are the arguments that are not described here.
+        destination: the directory to make. It is written as a whole, or not at all.
         max_shard_size: bytes, or a text such as "500MB", above which the weights are cut into several files.
-        overwrite: replace an existing checkpoint.
-        check: compare with PyTorch, which runs what was written.
-        video: the clip to compare on.
+        overwrite: replace an existing checkpoint at the destination, once the new one is complete.
+        check: as for `convert_hf_to_flax`; PyTorch runs what was written.
+        video: the clip to compare on; random pixel values when None.
         hub: how to reach the Hub.
         **options: other arguments of `load_checkpoint`.
 
@@ -102,8 +102,8 @@ def convert_flax_to_hf(
         The differences found by `check`; empty without it.
 
     Raises:
-        CheckpointError: the source can't be read, the destination exists, something has to be given, or Transformers
-            has no such model.
+        CheckpointError: the source can't be read, the destination exists, an argument is missing, or Transformers has
+            no such model.
         VerificationError: the two models differ by more than float32 explains.
     """
 
@@ -155,7 +155,7 @@ def _convert(
 def _verify(
     source: Source, written: Path, adapted: bool, clip: Float[np.ndarray, "1 t h w c"], options: dict[str, Any]
 ) -> list[Difference]:
-    """Compares PyTorch with Flax, one on the source and one on what was written, read back from the disk."""
+    """Compares PyTorch with Flax: one runs the source, the other what was written, read back from the disk."""
     with step("running PyTorch and Flax on the same clip"):
         output = locate(written)
         if output.layout == "converted directory":

@@ -1,4 +1,4 @@
-"""From a model and its preprocessing to what a classifier computes with, and that in good time."""
+"""Prepares what a classifier computes with: folded parameters, and the shape of its clips."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +21,7 @@ def folded_variables(
     *,
     in_place: bool,
 ) -> Variables:
-    """What the forward pass takes of a model's parameters; `in_place` gives them away."""
+    """The variables of the forward pass, made from a model's parameters; `in_place` gives these away."""
     _, folded = fold_for_inference(model, params, processor, in_place=in_place)
     if weights == "int8":
         return quantize(folded)
@@ -31,13 +31,13 @@ def folded_variables(
 def processor_to_fold(model: TimesformerForVideoClassification, processor: VideoProcessor) -> VideoProcessor | None:
     """The preprocessing to fold into the model.
 
-    None in float64, where the reference's own rounding to float32, after each of its two steps, would be missed.
+    It is None in float64, since folding lacks the reference's own rounding to float32 after each of its two steps.
     """
     return None if jnp.dtype(model.dtype) == jnp.float64 else processor
 
 
 def clip_shape(model: TimesformerForVideoClassification, processor: VideoProcessor) -> tuple[int, ...] | None:
-    """The shape of a clip, where it does not depend on the video."""
+    """The shape of a clip; None where it depends on the video."""
     if not processor.do_center_crop or isinstance(processor.crop_size, int):
         return None
     return (model.config.num_frames, *processor.crop_size, 3)
