@@ -48,7 +48,14 @@ def has_head(names: Mapping[str, Any]) -> bool:
     return any(name.startswith((f"{BACKBONE}.", "classifier.")) for name in names)
 
 
-def torch_model(where: Path, tensors: Tensors, config: TimesformerConfig, format: str, **others: Any) -> StoredModel:
+def torch_model(
+    where: Path,
+    tensors: Tensors,
+    config: TimesformerConfig,
+    format: str,
+    own_name: Callable[[str], str] = str,
+    **others: Any,
+) -> StoredModel:
     """The stored model of tensors that have the names of Transformers.
 
     Args:
