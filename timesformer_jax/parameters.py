@@ -1,6 +1,6 @@
-"""Every parameter of the model: its place in the tree and the names of its axes. There is no other table of them.
+"""The one table of parameters: each has its place in the tree and names for its axes.
 
-Shapes follow from it, PyTorch's tensors (checkpoints/mapping.py), and where a parameter lives on a mesh (sharding.py).
+The shapes, PyTorch's tensors (checkpoints/mapping.py) and the places on a mesh (sharding.py) follow from it.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ LOGICAL_AXES = ("embed", "heads", "mlp", "labels")
 """The axes that `ShardingRules` spreads over a mesh. All others are whole on every device."""
 
 _AXES_OF_VECTORS = {"embed": "width", "labels": "classes"}
-"""As long as the logical axes of kernels, but whole: a bias of the width or of the classes is on every device."""
+"""These axes are as long as kernels', but never spread: a bias of the width or of the classes is on every device."""
 
 
 @dataclasses.dataclass(frozen=True)

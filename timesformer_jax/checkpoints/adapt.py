@@ -31,7 +31,7 @@ class Changes:
 
     def __str__(self) -> str:
         parts = {"new, to be trained": self.new, "resized": self.resized, "dropped": self.dropped}
-        return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in parts.items() if names)
+        return "; ".join(f"{change}: {', '.join(names)}" for change, names in parts.items() if names)
 
 
 def adapt(

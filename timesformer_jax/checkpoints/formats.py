@@ -1,4 +1,4 @@
-"""Formats told apart by what is inside: each has an opener, and this is the one place that knows them all."""
+"""Tells the formats of checkpoints apart by what is inside. Each has an opener, and this module alone knows all."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,14 +17,14 @@ from .weights_file import WeightsFile, open_weights_file
 
 
 def open_files(source: Source, training_weights: TrainingWeights | None = None) -> WeightsFile | OrbaxParams:
-    """Opens the files of a checkpoint; what they hold has shapes and no meaning yet, and nothing of it is read.
+    """Opens the files of a checkpoint: gives the names and shapes of what they hold, and reads none of it.
 
     Args:
         source: where the checkpoint is.
-        training_weights: which parameters of a training run, see `open_checkpoint`.
+        training_weights: which parameters of a training run to take, see `open_checkpoint`.
 
     Raises:
-        CheckpointError: they are damaged, or hold no tensors.
+        CheckpointError: the files are damaged, or hold no tensors.
     """
     match source.layout:
         case "weights file":
@@ -44,12 +44,12 @@ def recognise(
         source: where the checkpoint is.
         files: its files, opened.
         known: config fields that the user gives, for what a file does not tell.
-        patch_order: how patches were flattened, see vit.py.
+        patch_order: how patches were flattened (see vit.py).
 
     Raises:
-        CheckpointError: the file is damaged, holds no model that is known here, or needs something to be given; the
-            message names the argument.
-        ConfigError: its config is impossible.
+        CheckpointError: the files hold no model that is known here, or an argument is needed that was not given; the
+            message names it.
+        ConfigError: no model can have its config.
     """
     if isinstance(files, OrbaxParams):
         return files.model(source.config())

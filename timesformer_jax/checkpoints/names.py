@@ -49,11 +49,11 @@ def to_original(name: str) -> str:
 
 
 def _rename(name: str, old: str, new: str, names: Mapping[str, str], layer_names: Mapping[str, str]) -> str:
-    stem, kind = re.fullmatch(r"(.*?)((?:\.weight|\.bias)?)", name, re.DOTALL).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    stem, suffix = re.fullmatch(r"(.*?)((?:\.weight|\.bias)?)", name, re.DOTALL).groups()  # pyright: ignore[reportOptionalMemberAccess]
     layer = re.fullmatch(rf"{re.escape(old)}\.(\d+)\.(.+)", stem)
     if layer is not None and layer[2] in layer_names:
-        return f"{new}.{layer[1]}.{layer_names[layer[2]]}{kind}"
-    return f"{names[stem]}{kind}" if stem in names else name
+        return f"{new}.{layer[1]}.{layer_names[layer[2]]}{suffix}"
+    return f"{names[stem]}{suffix}" if stem in names else name
 
 
 def renamed(path: Path, tensors: Tensors) -> Tensors:

@@ -1,4 +1,4 @@
-"""Checkpoints of every format: `load_checkpoint` reads one, `open_checkpoint` what there is to know before that."""
+"""Opens and loads checkpoints of every format, and adapts them to the config that is asked for."""
 
 import dataclasses
 import logging
@@ -28,15 +28,15 @@ logger = logging.getLogger("timesformer_jax")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """What is known of a checkpoint besides its weights.
+    """The facts about a checkpoint that are known without its weights.
 
     Attributes:
-        config: the model's, any overrides applied.
-        source: where it is.
-        processor: the preprocessing, where the weights file itself tells it or comes from a ViT; None where
-            `source.processor_file` holds it, or nothing does.
-        unknown_order: one sentence, where the channel order of the frames has to be asked for.
-        channel_order: of the frames, if the user gave one.
+        config: the config of the model, with any overrides.
+        source: where the checkpoint is.
+        processor: the preprocessing that the weights file or a ViT tells; None where `source.processor_file` tells it,
+            or nothing does.
+        unknown_order: a sentence that asks for the channel order of the frames; None where it is known.
+        channel_order: the channel order that the user gave, if any.
     """
 
     config: TimesformerConfig
@@ -52,7 +52,7 @@ class Checkpoint(CheckpointInfo):
 
     Attributes:
         params: a tree of numpy arrays.
-        changes: what is new, resized or dropped against the file.
+        changes: the parameters that are new, resized or dropped.
     """
 
     params: Params

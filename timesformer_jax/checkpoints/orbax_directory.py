@@ -80,10 +80,10 @@ class OrbaxParams:
     Attributes:
         path: the directory, as errors name it.
         files: where Orbax finds its files.
-        shapes: shape and type of every parameter by its path.
-        format: of the checkpoint, in words.
-        field: of the stored tree that holds the parameters; None where they are the tree.
-        facts: what else there is to know, each under a short name.
+        shapes: the shape and type of every parameter by its path.
+        format: what the checkpoint is, in words.
+        field: the field of the stored tree that holds the parameters; None where they are the whole tree.
+        facts: further facts, each under a short name.
     """
 
     path: Path
@@ -147,7 +147,7 @@ def stored_shapes(files: Path, path: Path) -> Shapes:
 
     Args:
         files: Orbax's directory.
-        path: what errors name.
+        path: the path that errors name.
 
     Raises:
         CheckpointError: the files are damaged.
@@ -172,8 +172,8 @@ def _database_entries(path: Path) -> Shapes:
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
     entries: dict[str, tuple[tuple[int, ...], str]] = {}
     for key in store.list().result():
-        name, _, kind = key.decode().rpartition("/")
-        if kind == ".zarray":
+        name, _, entry = key.decode().rpartition("/")
+        if entry == ".zarray":
             header = json.loads(store.read(key).result().value)
             shape = tuple(int(size) for size in header["shape"])
             entries[name.replace(".", "/")] = (shape, str(np.dtype(header["dtype"])))

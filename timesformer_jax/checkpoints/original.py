@@ -83,7 +83,7 @@ class _Settings:
         if not isinstance(self.values, dict):
             raise CheckpointError(f"{path}: its cfg holds no settings but {type(text).__name__}.")
 
-    def get(self, name: str, kind: type | tuple[type, ...]) -> Any:
+    def get(self, name: str, types: type | tuple[type, ...]) -> Any:
         """A setting such as "DATA.NUM_FRAMES"; None where the file has none.
 
         Raises:
@@ -92,7 +92,7 @@ class _Settings:
         value: Any = self.values
         for key in name.split("."):
             value = value.get(key) if isinstance(value, dict) else None
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+        if value is not None and (not isinstance(value, types) or isinstance(value, bool)):
             raise CheckpointError(f"{self.path}: its cfg says {name}: {value!r}, which can't be.")
         return value
 

@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a file, a directory or a repository on the Hub."""
+"""Finds a checkpoint: a file, a directory or a repository on the Hub."""
 
 import dataclasses
 import re
@@ -25,10 +25,10 @@ class Source:
     """A checkpoint on this machine.
 
     Attributes:
-        layout: how the weights are kept. What a weights file holds is known once it is open (formats.py).
+        layout: how the weights are kept. formats.py tells what a weights file holds once it is open.
         weights: the weights file or its shard index, the converted directory, or the training run's checkpoint.
         directory: where config.json and the processor's settings are.
-        name: what the user called it.
+        name: the name that the user gave.
     """
 
     layout: Layout
@@ -45,8 +45,8 @@ class Source:
         """The checkpoint's config.json; for a published model with the sampling it was trained with.
 
         Raises:
-            CheckpointError: there is none.
-            ConfigError: it is impossible.
+            CheckpointError: the file is missing.
+            ConfigError: no model can have this config.
         """
         file = self.directory / "config.json"
         if not file.is_file():

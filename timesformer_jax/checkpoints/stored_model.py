@@ -1,4 +1,4 @@
-"""A model in a checkpoint that is told apart and not yet read: what the opener of every format gives."""
+"""A model in a checkpoint whose weights are not read yet: the result of the opener of every format."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -24,16 +24,15 @@ class StoredModel:
 
     Attributes:
         format: what the checkpoint is, in words.
-        config: of the model as it is stored; for a ViT, of the space-only TimeSformer that computes the same.
-        has_head: whether the classifier is stored or the bare model alone.
+        config: the config of the stored model; a ViT's is that of the space-only TimeSformer that computes the same.
+        has_head: whether a classifier is stored, and not the bare model alone.
         require_complete: checks, without reading, that all parameters are there; raises CheckpointError.
-        read: the parameters as numpy arrays of a type, or of their own (None); raises CheckpointError.
-        tensors: PyTorch's, under the names of Transformers; None where the parameters are JAX's.
+        read: reads the parameters as numpy arrays of a type, or of their own (None); raises CheckpointError.
+        tensors: PyTorch's tensors by the names of Transformers; None where the checkpoint is JAX's.
         dropped: tensors of the file that a TimeSformer has no place for.
-        processor: the preprocessing that the weights file tells; None where it tells none.
-        unknown_order: why nobody knows the channel order of the frames; None where it is known or a file of the
-            preprocessor says it.
-        is_vit: whether it is an image model, from which training starts.
+        processor: the preprocessing, but for its size, that the weights file tells; None where it tells none.
+        unknown_order: why the channel order of the frames is not known; None where it is.
+        is_vit: whether the checkpoint is an image model, from which training starts.
     """
 
     format: str
@@ -51,16 +50,16 @@ class StoredModel:
 def require_exact(
     where: Path | str, stored: Shapes, expected: Mapping[str, tuple[int, ...]], problems: Sequence[str] = ()
 ) -> None:
-    """Checks that arrays have exactly the expected names and shapes, and types that weights have.
+    """Checks that arrays have exactly the expected names and shapes, and types that weights can have.
 
     Args:
-        where: the arrays are, for the message.
-        stored: shape and type of each array; a type of "" is not known yet.
-        expected: shapes of those that must be there.
-        problems: what else is wrong.
+        where: the place of the arrays, for the message.
+        stored: the shape and type of each array; "" is a type that is not known yet.
+        expected: the shapes of the arrays that must be there.
+        problems: further problems to list.
 
     Raises:
-        CheckpointError: they don't; lists every one that is missing, unknown or wrong, and the problems.
+        CheckpointError: some are missing, unknown or wrong; the message lists all of them, and the problems.
     """
     shapes = {name: shape for name, (shape, _) in stored.items()}
     problems = list(problems)

@@ -43,7 +43,7 @@ class RunLayout:
 
 
 def steps_in(directory: Path) -> list[int]:
-    """The steps of which a directory holds complete checkpoints, in order."""
+    """The steps, in order, whose complete checkpoints a directory holds."""
     if not directory.is_dir():
         return []
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit() and path.is_dir())
@@ -69,7 +69,7 @@ def open_training_run(checkpoint: Path, weights: TrainingWeights | None = None) 
     """Opens the parameters in a checkpoint of a run.
 
     Args:
-        checkpoint: from `find_training_checkpoint`.
+        checkpoint: the directory that `find_training_checkpoint` found.
         weights: the moving average or the parameters of the last step; None takes the average where there is one.
 
     Raises:

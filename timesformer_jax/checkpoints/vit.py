@@ -145,13 +145,13 @@ def _fused(path: Path, tensors: Tensors) -> Tensors:
         if match is None:
             fused[name] = tensor
             continue
-        start, _, kind = match.groups()
-        names = [f"{start}{part}.{kind}" for part in ("query", "key", "value")]
+        start, _, suffix = match.groups()
+        names = [f"{start}{part}.{suffix}" for part in ("query", "key", "value")]
         missing = [other for other in names if other not in tensors]
         if missing or len({tensors[other].shape for other in names}) > 1:
             problem = f"{', '.join(missing)} missing" if missing else f"{', '.join(names)} of several shapes"
             raise CheckpointError(f"{path} is no ViT of Transformers: {problem}.")
-        fused[f"{start}qkv.{kind}"] = _concatenated([tensors[other] for other in names])
+        fused[f"{start}qkv.{suffix}"] = _concatenated([tensors[other] for other in names])
     return fused
 
 

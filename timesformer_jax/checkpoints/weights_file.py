@@ -1,4 +1,4 @@
-"""What is inside a weights file before any of it is read: tensors, and the notes that training left beside them."""
+"""Opens weights files: their tensors, not yet read, and the notes that training left beside them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ class WeightsFile:
 
     Attributes:
         path: the file, or the index of its shards.
-        tensors: by the names that they have in the file.
-        wrapper: under which key of a pickle the state dict was; None for a plain one.
-        notes: what else the pickle holds, such as "cfg" and "epoch".
+        tensors: the tensors by the names that they have in the file.
+        wrapper: the key of a pickle that holds the state dict; None where the pickle is one.
+        notes: the pickle's other entries "cfg" and "epoch".
     """
 
     path: Path
@@ -35,7 +35,7 @@ class WeightsFile:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What the training left in the file beside the tensors, in words."""
+        """The notes that training left beside the tensors, in words."""
         facts = {}
         if isinstance(self.notes.get("epoch"), int):
             facts["training"] = f"saved after epoch {self.notes['epoch']}"
@@ -44,10 +44,10 @@ class WeightsFile:
         return facts
 
     def prefix_before(self, name: str) -> str | None:
-        """What stands before a name in the names of the tensors, such as "module.model."; None if it is not there.
+        """The prefix of a name among those of the tensors, such as "module.model."; None if the name is not there.
 
         Raises:
-            CheckpointError: it is there more than once, so that the file holds several models.
+            CheckpointError: the name is there more than once, so that the file holds several models.
         """
         prefixes = [found.removesuffix(name) for found in self.tensors if found.endswith(name)]
         prefixes = [prefix for prefix in prefixes if prefix == "" or prefix.endswith(".")]
@@ -67,7 +67,7 @@ def open_weights_file(path: Path) -> WeightsFile:
     """Opens a weights file of any format.
 
     Raises:
-        CheckpointError: it is damaged, or holds no tensors.
+        CheckpointError: the file is damaged, or holds no tensors.
     """
     if path.name.endswith((".index.json", ".safetensors")):
         return WeightsFile(path, open_tensors(path))
