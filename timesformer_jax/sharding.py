@@ -181,10 +181,12 @@ def shardings_of(tree: Any, mesh: Mesh, rules: ShardingRules | None = None) -> A
     chosen = rules or ShardingRules()
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        shape = np.shape(leaf)
-        if not shape:
+        shape, axes = np.shape(leaf), ()
+        if shape:
+            names = [jax.tree_util.keystr((key,), simple=True) for key in path]
+            axes = find_parameter(names, shape).logical_axes
+        if not any(axes):
             return NamedSharding(mesh, PartitionSpec())
-        axes = find_parameter([jax.tree_util.keystr((key,), simple=True) for key in path], shape).logical_axes
         stacked = (None,) * (len(shape) - len(axes))
         return NamedSharding(mesh, chosen.spec((*stacked, *axes), shape, mesh))
 
