@@ -19,7 +19,7 @@ UNCHECKED = (
     *("interpret/features", "interpret/feature_files", "interpret/layer_attentions", "interpret/methods"),
     *("interpret/relevance", "interpret/video_encoder"),
     *("data/sources", "data/samples", "data/shards", "video/reading", "video/processing", "video/streaming"),
-    *("video/sampling", "video/windows", "video/writing", "position_embeddings"),
+    *("video/sampling", "video/windows", "video/writing"),
 )
 
 PACKAGE = Path(__file__).parents[1] / "timesformer_jax"

@@ -13,7 +13,7 @@ PACKAGE = Path(timesformer_jax.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TESTS = Path(__file__).parent
 
-ROOT = {"errors", "presets", "activations", "position_embeddings", "config", "schemes", "sharding"}
+ROOT = {"errors", "presets", "activations", "position_embeddings", "config", "schemes", "parameters", "sharding"}
 """Modules of the root. What is neither here nor in a room has no place; a new module belongs in a room."""
 
 ROOMS = (

@@ -1,4 +1,4 @@
-"""Position and time embeddings for another grid of patches or another number of frames: nearest and bicubic."""
+"""Resizes position embeddings to another grid of patches, and time embeddings to another number of frames."""
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -7,10 +7,11 @@ from jaxtyping import Array, Float
 def resize_bicubic(
     embedding: Float[np.ndarray, "n d"], source: tuple[int, int], target: tuple[int, int]
 ) -> Float[np.ndarray, "m d"]:
-    """Resizes the position embeddings of a grid of patches (rows, columns) to another grid, bicubic.
+    """Resizes the position embeddings of a grid of patches (rows, columns) to another grid by bicubic interpolation.
 
     The values are those of PyTorch's `interpolate(mode="bicubic", align_corners=False)`, which Transformers' ViT and
-    timm use (timm blurs first when it makes the grid smaller); computed in float64, returned in the embedding's type.
+    timm use (timm blurs first when it makes the grid smaller). They are computed in float64 and returned in the
+    embedding's type.
     """
     rows, columns = (_weights(*sizes) for sizes in zip(source, target, strict=True))
     grid = embedding.astype(np.float64).reshape(*source, -1)
@@ -19,7 +20,7 @@ def resize_bicubic(
 
 
 def _weights(source: int, target: int) -> Float[np.ndarray, "target source"]:
-    """How much of each source row goes into each target row: four neighbours, those beyond the edge being the edge."""
+    """The weight of each source row in each target row: four neighbours, where the edge stands for those beyond it."""
     centres = (np.arange(target) + 0.5) * source / target - 0.5
     first = np.floor(centres).astype(int) - 1
     weights = np.zeros((target, source))
@@ -37,10 +38,10 @@ def _keys(distance: Float[np.ndarray, " n"], a: float = -0.75) -> Float[np.ndarr
 
 
 def nearest_indices(source: int, target: int) -> np.ndarray:
-    """Which of `source` rows each of `target` rows is taken from: floor(i * source / target).
+    """The source row from which each target row i is taken: floor(i * source / target).
 
     This is PyTorch's "nearest" (what the reference resizes its embeddings with); `jax.image.resize` takes the centres
-    of rows and picks others. In whole numbers, so that no rounding moves an index: PyTorch's own product, in floating
+    of rows and picks others. Whole numbers keep rounding from moving an index: PyTorch's own product, in floating
     point, falls one short at a few sizes (14 -> 46 is one).
     """
     return np.arange(target) * source // target
@@ -49,7 +50,7 @@ def nearest_indices(source: int, target: int) -> np.ndarray:
 def resize_space_embedding(
     embedding: Float[Array | np.ndarray, "n d"], source: tuple[int, int], target: tuple[int, int]
 ) -> Float[Array | np.ndarray, "m d"]:
-    """Resizes the position embeddings of a grid of patches (rows, columns) to another grid, nearest neighbour."""
+    """Resizes the position embeddings of a grid of patches (rows, columns) to another grid by nearest neighbour."""
     if source == target:
         return embedding
     rows, columns = (nearest_indices(*sizes) for sizes in zip(source, target, strict=True))
@@ -57,6 +58,6 @@ def resize_space_embedding(
 
 
 def resize_time_embedding(embedding: Float[Array | np.ndarray, "t d"], target: int) -> Float[Array | np.ndarray, "u d"]:
-    """Resizes the time embeddings to another number of frames, nearest neighbour."""
+    """Resizes the time embeddings to another number of frames by nearest neighbour."""
     source = embedding.shape[0]
     return embedding if source == target else embedding[nearest_indices(source, target)]

@@ -27,6 +27,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from .errors import ConfigError
+from .parameters import find_parameter, known_parameters
 
 AXES = ("data", "fsdp", "tensor", "frames")
 MeshAxes = str | tuple[str, ...] | None
@@ -99,7 +100,7 @@ class ShardingRules:
     labels: MeshAxes = "tensor"
 
     def __post_init__(self):
-        for axes in (*_ACTIVATION_AXES, *_PARAMETER_AXES.values()):
+        for axes in (*_ACTIVATION_AXES, *(each.logical_axes for each in known_parameters().values())):
             used = [axis for name in axes if name for axis in _names(getattr(self, name))]
             if unknown := set(used) - set(AXES):
                 raise ConfigError(f"the mesh has no axis {', '.join(sorted(unknown))}; it has {', '.join(AXES)}.")
@@ -121,23 +122,6 @@ class ShardingRules:
 
 # What modeling.py writes at block boundaries.
 _ACTIVATION_AXES = (("batch", "parallel", "attended", "hidden"), ("batch", "attended", "parallel", "hidden"))
-
-# By the last names of a parameter's path; all others (biases of the width, norms, CLS) are on every device. Stacked
-# layers have one more axis in front, which is never spread.
-_PARAMETER_AXES: dict[tuple[str, ...], tuple[str | None, ...]] = {
-    ("patch_embeddings", "kernel"): (None, None, None, "embed"),
-    ("position_embeddings",): (None, "embed"),
-    ("time_embeddings",): (None, "embed"),
-    ("qkv", "kernel"): ("embed", None, "heads", None),
-    ("qkv", "bias"): (None, "heads", None),
-    ("attention", "output", "kernel"): ("heads", None, "embed"),
-    **{(f"{name}_attention", "output", "kernel"): ("heads", None, "embed") for name in ("temporal", "width", "local")},
-    **{(f"{name}_dense", "kernel"): ("embed", None) for name in ("temporal", "width", "local")},
-    ("mlp", "intermediate", "kernel"): ("embed", "mlp"),
-    ("mlp", "intermediate", "bias"): ("mlp",),
-    ("mlp", "output", "kernel"): ("mlp", "embed"),
-    ("classifier", "kernel"): ("embed", "labels"),
-}
 
 
 def make_mesh(config: MeshConfig | None = None, devices: Sequence[Any] | None = None) -> Mesh:
@@ -187,20 +171,24 @@ def shardings_of(tree: Any, mesh: Mesh, rules: ShardingRules | None = None) -> A
 
     Args:
         tree: parameters, or anything that holds such trees, as the state of an optimizer and averages of parameters do.
-            Arrays or their shapes (`jax.eval_shape`). What is not a parameter is on every device.
+            Arrays or their shapes (`jax.eval_shape`). Numbers without axes (steps, counts) are on every device.
         mesh: from `make_mesh`.
         rules: which logical axes are spread over which mesh axes.
+
+    Raises:
+        ConfigError: an array is no parameter that parameters.py knows.
     """
     chosen = rules or ShardingRules()
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        names = tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
-        shape = np.shape(leaf)
-        for ending, axes in _PARAMETER_AXES.items():
-            stacked = len(shape) - len(axes)
-            if names[-len(ending) :] == ending and stacked in (0, 1):
-                return NamedSharding(mesh, chosen.spec((None,) * stacked + axes, shape, mesh))
-        return NamedSharding(mesh, PartitionSpec())
+        shape, axes = np.shape(leaf), ()
+        if shape:
+            names = [jax.tree_util.keystr((key,), simple=True) for key in path]
+            axes = find_parameter(names, shape).logical_axes
+        if not any(axes):
+            return NamedSharding(mesh, PartitionSpec())
+        stacked = (None,) * (len(shape) - len(axes))
+        return NamedSharding(mesh, chosen.spec((*stacked, *axes), shape, mesh))
 
     return jax.tree_util.tree_map_with_path(sharding, tree)
 

@@ -667,7 +667,7 @@ def test_a_file_that_changes_while_it_is_read(copy: Any, monkeypatch: pytest.Mon
         return load_pickle(path) if len(calls) == 1 else {"classifier.weight": torch.zeros(1)}
 
     monkeypatch.setattr(tensors_module, "load_pickle", changing)
-    monkeypatch.setattr("timesformer_jax.checkpoints.contents.load_pickle", changing)
+    monkeypatch.setattr("timesformer_jax.checkpoints.weights_file.load_pickle", changing)
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin can't be loaded as tensors alone"):
         load_checkpoint(source)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from originals import original_cfg, original_reference, original_state, save_original, timm_state, tiny_vit
+from pytorch_checkpoints import original_cfg, original_reference, original_state, save_original, timm_state, tiny_vit
 from reference import ATTENTION_TYPES, tiny_reference
 from safetensors.torch import save_file
 

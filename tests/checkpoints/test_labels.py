@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from originals import original_reference, save_original
+from pytorch_checkpoints import original_reference, save_original
 from reference import tiny_reference
 
 from timesformer_jax.checkpoints.labels import read_labels

@@ -16,7 +16,7 @@ from timesformer_jax import TimesformerConfig, TimesformerForVideoClassification
 from timesformer_jax.checkpoints import orbax_directory as native
 from timesformer_jax.checkpoints.mapping import mapping_table, set_leaf
 from timesformer_jax.checkpoints.open import load_checkpoint
-from timesformer_jax.checkpoints.orbax_directory import is_converted, load_params, save_params, stored_params
+from timesformer_jax.checkpoints.orbax_directory import is_converted, open_converted, save_params
 from timesformer_jax.conversion.convert import convert_flax_to_hf
 from timesformer_jax.conversion.verify import verify
 from timesformer_jax.errors import CheckpointError
@@ -29,6 +29,12 @@ def random_params(config: TimesformerConfig = CONFIG, *, head: bool = True, dtyp
     for i, entry in enumerate(mapping_table(config, head=head)):
         set_leaf(params, entry.path, np.random.default_rng(i).normal(size=entry.shape).astype(dtype))
     return params
+
+
+def load_params(directory: Path, config: TimesformerConfig, dtype: Any = None) -> tuple[Any, bool]:
+    """The parameters in a converted directory, and whether they are the classifier's."""
+    stored = open_converted(directory).model(config)
+    return stored.read(dtype), stored.has_head
 
 
 def assert_same(actual: Any, expected: Any) -> None:
@@ -64,7 +70,7 @@ def test_round_trip(tmp_path: Path, attention_type: Any, dtype: Any) -> None:
     loaded, head = load_params(tmp_path, config)
     assert head
     assert_same(loaded, params)
-    assert {kind for _, kind in stored_params(tmp_path).values()} == {np.dtype(dtype).name}
+    assert {kind for _, kind in open_converted(tmp_path).shapes.values()} == {np.dtype(dtype).name}
 
 
 OTHERS: dict[str, dict[str, Any]] = {
@@ -155,7 +161,7 @@ def test_our_own_directories_are_listed_one_header_at_a_time(tmp_path: Path, mon
     """Orbax opens all at once, and where they are damaged its threads print a traceback each."""
     save_params(tmp_path, random_params())
     monkeypatch.delattr(native, "_orbax_entries")
-    assert stored_params(tmp_path).keys() == {"/".join(entry.path) for entry in mapping_table(CONFIG)}
+    assert open_converted(tmp_path).shapes.keys() == {"/".join(entry.path) for entry in mapping_table(CONFIG)}
 
 
 def test_parameters_that_are_no_weights_are_refused(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ import numpy_timesformer
 import pytest
 import torch
 import transformers
-from originals import ORIGINAL, original_cfg, original_reference, original_state, save_original
+from pytorch_checkpoints import ORIGINAL, original_cfg, original_reference, original_state, save_original
 from reference import ATTENTION_TYPES, assert_close, clip, run_flax
 from safetensors.torch import save_file
 
 from timesformer_jax import TimesformerForVideoClassification, TimesformerModel, VideoProcessor
 from timesformer_jax.checkpoints.mapping import flat_names
-from timesformer_jax.checkpoints.open import load_checkpoint
+from timesformer_jax.checkpoints.open import load_checkpoint, processor_for
 from timesformer_jax.checkpoints.tensors import _MappedState
 from timesformer_jax.errors import CheckpointError, ConfigError
 
@@ -223,12 +223,11 @@ def test_channel_order_of_kinetics_is_known(tmp_path: Path, caplog: pytest.LogCa
     path = save_original(tmp_path / "a.pyth", original_reference(dtype=torch.float32))
     TimesformerForVideoClassification.from_pretrained(path)
     assert not caplog.messages
-    checkpoint = load_checkpoint(path)
-    assert checkpoint.preprocessing is not None
-    settings = checkpoint.preprocessing.settings()
-    assert VideoProcessor.from_dict(settings) == VideoProcessor(
+    processor = processor_for(load_checkpoint(path))
+    assert processor == VideoProcessor(
         size=20, crop_size=(20, 20), image_mean=(0.45, 0.44, 0.43), image_std=(0.225, 0.224, 0.223)
     )
+    settings = processor.to_dict()
     theirs = transformers.VideoMAEImageProcessor.from_dict(settings).to_dict()
     assert {name: theirs[name] for name in settings} == settings
 
@@ -240,10 +239,8 @@ def test_other_channel_orders_are_asked_for(
     reference = original_reference(dtype=torch.float32)
     told = {"cfg": None} if dataset is None else {"dataset": dataset}
     path = save_original(tmp_path / "a.pyth", reference, **told)
-    checkpoint = load_checkpoint(path)
-    assert checkpoint.preprocessing is not None
     with pytest.raises(CheckpointError, match='give channel_order="rgb" or "bgr"'):
-        checkpoint.preprocessing.settings()
+        processor_for(load_checkpoint(path))
     TimesformerModel.from_pretrained(path)
     message = caplog.messages[-1]
     assert message.startswith(f"{path}: the channel order of its frames is not known")
@@ -254,9 +251,7 @@ def test_other_channel_orders_are_asked_for(
     for order in ("rgb", "bgr"):
         TimesformerModel.from_pretrained(path, channel_order=order)
         assert not any("channel order" in message for message in caplog.messages)
-        checkpoint = load_checkpoint(path, channel_order=order)
-        assert checkpoint.preprocessing is not None
-        assert VideoProcessor.from_dict(checkpoint.preprocessing.settings()).channel_order == order
+        assert processor_for(load_checkpoint(path, channel_order=order)).channel_order == order
     with pytest.raises(ConfigError, match="channel_order must be one of rgb, bgr"):
         load_checkpoint(path, channel_order="grb")  # pyright: ignore[reportArgumentType]
 
@@ -264,16 +259,15 @@ def test_other_channel_orders_are_asked_for(
 def test_crop_follows_the_image_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     checkpoint = load_checkpoint(save_original(tmp_path / "a.pyth", original_reference()), image_size=(24, 32))
-    assert checkpoint.preprocessing is not None
-    assert checkpoint.preprocessing.settings()["crop_size"] == {"height": 24, "width": 32}
-    assert checkpoint.preprocessing.settings()["size"] == {"shortest_edge": 24}
+    processor = processor_for(checkpoint)
+    assert (processor.crop_size, processor.size) == ((24, 32), 24)
     assert checkpoint.changes.resized == ["timesformer/embeddings/position_embeddings"]
 
 
 def test_epoch_and_settings_are_all_that_is_kept_of_the_training(tmp_path: Path) -> None:
-    from timesformer_jax.checkpoints.contents import open_weights
+    from timesformer_jax.checkpoints.weights_file import open_weights_file
 
-    file = open_weights(save_original(tmp_path / "a.pyth", original_reference()))
+    file = open_weights_file(save_original(tmp_path / "a.pyth", original_reference()))
     assert file.wrapper == "model_state"
     assert set(file.notes) == {"cfg", "epoch"}
     assert all(name.startswith("model.") for name in file.tensors)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from originals import timm_state, tiny_vit
+from pytorch_checkpoints import timm_state, tiny_vit
 from reference import assert_close, run_flax
 from safetensors.torch import save_file
 
 from timesformer_jax import TimesformerForVideoClassification, TimesformerModel, VideoProcessor
 from timesformer_jax.checkpoints.mapping import flat_names
-from timesformer_jax.checkpoints.open import load_checkpoint
+from timesformer_jax.checkpoints.open import load_checkpoint, processor_for
 from timesformer_jax.errors import CheckpointError, ConfigError
 from timesformer_jax.position_embeddings import resize_bicubic
 
@@ -301,9 +301,7 @@ def test_other_tensors_are_refused(tmp_path: Path) -> None:
 def test_preprocessing_is_the_vits(tmp_path: Path) -> None:
     tiny_vit().save_pretrained(tmp_path)
     transformers.ViTImageProcessor(image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path)
-    preprocessing = load_checkpoint(tmp_path).preprocessing
-    assert preprocessing is not None
-    assert VideoProcessor.from_dict(preprocessing.settings()) == VideoProcessor(
+    assert processor_for(load_checkpoint(tmp_path)) == VideoProcessor(
         size=20, crop_size=(20, 20), image_mean=(0.1, 0.2, 0.3), image_std=(0.5, 0.5, 0.5)
     )
 

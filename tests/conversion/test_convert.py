@@ -16,11 +16,12 @@ import pytest
 import torch
 import transformers
 import tyro
-from originals import original_reference, save_original, tiny_vit
+from pytorch_checkpoints import original_reference, save_original, tiny_vit
 from reference import ATTENTION_TYPES, disturb, tiny_reference
 from videos import moving_pictures, write_video
 
 from timesformer_jax import TimesformerForVideoClassification, TimesformerModel, VideoProcessor
+from timesformer_jax.checkpoints import pretrained
 from timesformer_jax.checkpoints.mapping import Entry, flat_names
 from timesformer_jax.cli import run_command
 from timesformer_jax.conversion.convert import convert_flax_to_hf, convert_hf_to_flax
@@ -139,14 +140,13 @@ def test_verifies_at_the_preprocessing_s_size(height: int, width: int, tmp_path:
 def test_a_model_that_differs_fails_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = save_tiny(tmp_path / "hf")
     before = sorted(tmp_path.iterdir())
-    import timesformer_jax.conversion.convert as conversion
 
     def save_disturbed(directory: Path, params: Any) -> None:
         params["timesformer"]["encoder"]["layers"]["temporal_dense"]["bias"][1] += 1e-2
         save(directory, params)
 
-    save = conversion.save_params
-    monkeypatch.setattr(conversion, "save_params", save_disturbed)
+    save = pretrained.save_params
+    monkeypatch.setattr(pretrained, "save_params", save_disturbed)
     with pytest.raises(VerificationError, match=r"hidden state 2|logits"):
         convert_hf_to_flax(source, tmp_path / "flax", check=True)
     assert sorted(tmp_path.iterdir()) == before

@@ -17,9 +17,8 @@ from timesformer_jax import (
     VideoProcessor,
     read_clip,
 )
-from timesformer_jax.checkpoints.open import load_checkpoint
+from timesformer_jax.checkpoints.open import load_checkpoint, processor_for
 from timesformer_jax.errors import CheckpointError, VideoError
-from timesformer_jax.inference.loading import processor_for
 
 PROCESSOR = {
     "image_processor_type": "VideoMAEImageProcessor",

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from timesformer_jax.checkpoints.fingerprints import different, fingerprints
-from timesformer_jax.training.checkpointing import Checkpoints, steps_in
+from timesformer_jax.checkpoints.training_run import steps_in
+from timesformer_jax.training.checkpointing import Checkpoints
 from timesformer_jax.training.recipe import Checkpointing
 from timesformer_jax.training.step import TrainState
 

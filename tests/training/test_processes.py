@@ -15,9 +15,9 @@ import pytest
 from runs import arguments, cache, finish, kill, make_videos, outcome, recipe, steps_taken, videos, wait_for
 from safetensors.numpy import load_file
 
+from timesformer_jax.checkpoints.training_run import steps_in
 from timesformer_jax.support.distributed import LOST
 from timesformer_jax.support.files import read_lines
-from timesformer_jax.training.checkpointing import steps_in
 from timesformer_jax.training.recipe import Checkpointing, TrainConfig
 
 __all__ = ["cache", "make_videos", "videos"]  # fixtures

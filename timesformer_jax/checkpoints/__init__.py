@@ -1,4 +1,4 @@
-"""Checkpoints of every format, told apart by what is inside: `load_checkpoint` in, `save_...` of each format out."""
+"""Checkpoints of every format: `load_checkpoint` reads them, `save_params` and `save_state_dict` write them."""
 
 from .hub import HubOptions
 from .huggingface import save_state_dict

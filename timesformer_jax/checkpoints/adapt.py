@@ -1,4 +1,4 @@
-"""A checkpoint for another number of classes, frames or pixels: what is resized, dropped or made anew, and says so."""
+"""Fits a checkpoint to another config, and notes which parameters are resized, dropped or new."""
 
 import dataclasses
 from typing import Any, Literal
@@ -7,21 +7,22 @@ import numpy as np
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError
+from ..parameters import BACKBONE
 from ..position_embeddings import resize_bicubic, resize_space_embedding, resize_time_embedding
 from ..schemes import attention_steps
-from .mapping import BACKBONE, Params, get_leaf, mapping_table, set_leaf
+from .mapping import Params, get_leaf, mapping_table, set_leaf
 
 Resize = Literal["nearest", "bicubic"]
 
 
 @dataclasses.dataclass
 class Changes:
-    """What differs between a checkpoint and the parameters made from it, by parameter path.
+    """The differences between a checkpoint and the parameters made from it, as paths of parameters.
 
     Attributes:
-        new: not in the checkpoint, made afresh.
-        resized: embeddings stretched to another number of patches or frames.
-        dropped: in the checkpoint, not in the model.
+        new: parameters that the checkpoint lacks.
+        resized: embeddings resized to another number of patches or frames.
+        dropped: parameters that the model lacks.
     """
 
     new: list[str] = dataclasses.field(default_factory=list)
@@ -30,7 +31,7 @@ class Changes:
 
     def __str__(self) -> str:
         parts = {"new, to be trained": self.new, "resized": self.resized, "dropped": self.dropped}
-        return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in parts.items() if names)
+        return "; ".join(f"{change}: {', '.join(names)}" for change, names in parts.items() if names)
 
 
 def adapt(
@@ -42,21 +43,21 @@ def adapt(
     target_head: bool,
     resize: Resize = "nearest",
 ) -> tuple[Params, Changes]:
-    """Parameters for one config from those of another.
+    """Makes parameters for one config from those of another.
 
     Position and time embeddings are resized (nearest, as the model does with its input, unless told). A classifier of
     another size is made anew: normal weights of `initializer_range` from a fixed seed, zero bias. Temporal attention
     that the checkpoint lacks starts as the paper's training does: a copy of the spatial attention behind a temporal
-    projection of zero, and zero time embeddings, so that the model computes what it did before. So do the attentions
-    over windows and over width, and position embeddings that are missing.
+    projection of zero, and zero time embeddings, so that the model computes what it did before. Missing attentions over
+    windows and over width start like it, and missing position embeddings at zero.
 
     Args:
-        params: of the source; the leaves that don't change are shared with the result.
-        source: the config they belong to.
+        params: the parameters of the source; the leaves that don't change are shared with the result.
+        source: the config that they belong to.
         target: the config to make parameters for.
         source_head: whether the source has a classifier.
         target_head: whether the result gets one.
-        resize: how position embeddings go to another grid of patches.
+        resize: how position embeddings are resized to another grid of patches.
 
     Raises:
         CheckpointError: the weights can't serve the target (another width, depth, patch size, ...).
@@ -64,9 +65,9 @@ def adapt(
     source_entries = {_key(entry.path): entry for entry in mapping_table(source, head=source_head)}
     target_entries = {_key(entry.path): entry for entry in mapping_table(target, head=target_head)}
     source_root = (BACKBONE,) if source_head else ()
-    extra = [step for step in attention_steps(target) if step.dense is not None]
-    twins = {step.attention: "attention" for step in extra} | {step.norm: "layernorm_before" for step in extra}
-    zero_at_first = {"position_embeddings", "time_embeddings", *(step.dense for step in extra)}
+    *further, spatial = sorted(attention_steps(target), key=lambda step: step.dense is None)
+    copied = {step.attention: spatial.attention for step in further} | {step.norm: spatial.norm for step in further}
+    zero_at_first = {"position_embeddings", "time_embeddings", *(step.dense for step in further)}
     changes, adapted = Changes(), {}
     for key, entry in target_entries.items():
         name, shape = "/".join(entry.path), entry.shape
@@ -90,8 +91,8 @@ def adapt(
         elif leaf is None and zero_at_first.intersection(key):
             leaf = np.zeros(shape, _dtype(params))
             changes.new.append(name)
-        elif leaf is None and (spatial := tuple(twins.get(part, part) for part in key)) != key:
-            leaf = np.array(get_leaf(params, (*source_root, *spatial)))
+        elif leaf is None and not copied.keys().isdisjoint(key):
+            leaf = np.array(get_leaf(params, (*source_root, *(copied.get(part, part) for part in key))))
             changes.new.append(name)
         else:
             was = "not in the checkpoint" if leaf is None else f"{leaf.shape} in the checkpoint"

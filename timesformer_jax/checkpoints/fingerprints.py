@@ -1,4 +1,4 @@
-"""Fingerprints of arrays: numbers that any change in an array changes, whatever devices it is spread over."""
+"""Fingerprints of arrays: a damaged or changed array has another one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from jaxtyping import Array, UInt32
 
 
 def fingerprints(tree: Any) -> dict[str, int]:
-    """A number for each array of a tree that any single change in it changes, whatever devices it is spread over."""
+    """A number for each array of a tree: any single change changes it, and the devices of the array don't matter."""
     named = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)
     }
@@ -33,5 +33,5 @@ def _fingerprint(leaf: Array) -> UInt32[Array, ""]:
 
 
 def different(saved: Mapping[str, int], found: Mapping[str, int]) -> list[str]:
-    """The arrays whose fingerprints differ."""
+    """The names of the arrays whose fingerprints differ."""
     return sorted(name for name in saved.keys() | found.keys() if saved.get(name) != found.get(name))

@@ -1,21 +1,22 @@
-"""Checkpoints on the Hugging Face Hub: which files of a repository are needed, and errors a person can act on."""
+"""Downloads from and uploads to the Hugging Face Hub, with errors that a person can act on."""
 
 import dataclasses
 import logging
 from pathlib import Path
 
 from ..errors import CheckpointError
+from ..video.processor_files import IMAGE_FILE, VIDEO_FILE
 from .huggingface import WEIGHTS_FILES
 from .tensors import shard_names
 
 logger = logging.getLogger("timesformer_jax")
 
-PROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json")
+PROCESSOR_FILES = (IMAGE_FILE, VIDEO_FILE)
 
 
 @dataclasses.dataclass(frozen=True)
 class HubOptions:
-    """How to reach a repository.
+    """Options for reaching a repository.
 
     Attributes:
         revision: branch, tag or commit; None is the main branch.
@@ -33,7 +34,7 @@ class HubOptions:
 def download(repo_id: str, options: HubOptions) -> Path:
     """Brings the config, the processor's settings and the weights of a repository into the cache.
 
-    Without the network (or told so) what an earlier download left there is used, which is logged as a warning.
+    Without the network, or with `local_files_only`, it uses what an earlier download left there, and logs a warning.
 
     Returns:
         The directory that holds them.
@@ -46,7 +47,7 @@ def download(repo_id: str, options: HubOptions) -> Path:
     repository.notice_silence()
     directory = repository.fetch("config.json").parent
     # All files from one commit, whatever is pushed meanwhile.
-    repository.pin(directory.name)
+    repository.revision = directory.name
     for name in PROCESSOR_FILES:
         repository.fetch_if_there(name)
     for name in WEIGHTS_FILES:
@@ -69,7 +70,7 @@ def download(repo_id: str, options: HubOptions) -> Path:
 
 
 class _Repository:
-    """One repository while it is downloaded."""
+    """A repository that is being downloaded."""
 
     def __init__(self, repo_id: str, options: HubOptions) -> None:
         from huggingface_hub import constants
@@ -78,7 +79,7 @@ class _Repository:
         self.offline = options.local_files_only or constants.HF_HUB_OFFLINE
 
     def notice_silence(self) -> None:
-        """Goes offline where the cache would answer in place of a Hub that can't be reached: nobody would be told."""
+        """Goes offline if the Hub can't be reached and the cache has the config: huggingface_hub would not say so."""
         from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -94,12 +95,8 @@ class _Repository:
         except Exception:  # noqa: BLE001  requests', httpx's or httpx2's errors, by the version of huggingface_hub
             self.offline = True
 
-    def pin(self, commit: str) -> None:
-        """From now on all files come from this commit."""
-        self.revision = commit
-
     def fetch_if_there(self, name: str) -> Path | None:
-        """A file in the cache; None if the repository, or without network the cache, does not have it."""
+        """The path of a file in the cache; None if the repository, or without network the cache, lacks the file."""
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         try:
@@ -112,10 +109,10 @@ class _Repository:
             return None
 
     def fetch(self, name: str) -> Path:
-        """A file in the cache, where it is put if need be.
+        """The path of a file in the cache, to which it is downloaded if need be.
 
         Raises:
-            CheckpointError: it can't be had; the cause is what huggingface_hub raised.
+            CheckpointError: it can't be downloaded; the cause is what huggingface_hub raised.
         """
         from huggingface_hub import hf_hub_download
 
@@ -159,13 +156,13 @@ class _Repository:
 
 
 def upload(directory: Path, repo_id: str, *, private: bool | None, options: HubOptions, message: str | None) -> str:
-    """Uploads the files of a directory in one commit, to a repository and a branch that are made if need be.
+    """Uploads the files of a directory in one commit, and makes the repository and the branch if need be.
 
     Returns:
         The address of the commit.
 
     Raises:
-        CheckpointError: the Hub does not take them.
+        CheckpointError: the Hub refuses them.
     """
     from huggingface_hub import HfApi
 
@@ -206,7 +203,7 @@ def _access_problem(error: Exception, repo_id: str, revision: str | None) -> str
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what the Hub answered, or of the error at the bottom of it all."""
+    """The first line of the Hub's answer, or else of the error that caused all others."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     while deeper := error.__cause__ or error.__context__:

@@ -1,10 +1,10 @@
-"""Checkpoints in Transformers' format: a state dict of PyTorch tensors to a tree of Flax parameters, and back."""
+"""Checkpoints in Transformers' format: reads a state dict as a tree of Flax parameters, and writes one."""
 
 import errno
 import json
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from safetensors import SafetensorError
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError
+from ..parameters import BACKBONE
 from ..schemes import unknown_to_transformers
-from .mapping import BACKBONE, Entry, Params, flat_names, get_leaf, mapping_table, set_leaf
-from .tensors import LazyTensor, empty_array
+from .mapping import Entry, Params, flat_names, get_leaf, mapping_table, set_leaf
+from .stored_model import StoredModel, require_exact
+from .tensors import Tensors, empty_array
 
 WEIGHTS_FILES = (
     "model.safetensors",
@@ -30,11 +32,9 @@ WEIGHTS_FILES = (
 _READERS = 2
 """Threads that arrange tensors: each holds one of them."""
 
-FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64")
-
 
 def find_weights(directory: Path) -> Path | None:
-    """The first of `WEIGHTS_FILES` in a directory."""
+    """The first of `WEIGHTS_FILES` that a directory has; None if it has none."""
     return next((directory / name for name in WEIGHTS_FILES if (directory / name).is_file()), None)
 
 
@@ -44,29 +44,52 @@ def is_weights_file(name: str) -> bool:
 
 
 def has_head(names: Mapping[str, Any]) -> bool:
-    """Whether a state dict is the classifier's; the bare model's names have no "timesformer." before them."""
+    """Whether a state dict is the classifier's: the names of the bare model lack the prefix "timesformer."."""
     return any(name.startswith((f"{BACKBONE}.", "classifier.")) for name in names)
 
 
-def params_from_tensors(
-    where: Path, tensors: Mapping[str, LazyTensor], config: TimesformerConfig, dtype: np.dtype | None = None
-) -> tuple[Params, bool]:
-    """Reads a state dict into numpy arrays, tensor by tensor.
+def torch_model(
+    where: Path,
+    tensors: Tensors,
+    config: TimesformerConfig,
+    format: str,
+    own_name: Callable[[str], str] = str,
+    **others: Any,
+) -> StoredModel:
+    """The stored model of tensors that have the names of Transformers.
 
     Args:
-        where: the tensors are, for errors.
-        tensors: under the names of Transformers.
-        config: the model the tensors belong to.
-        dtype: of the arrays; None keeps the file's own.
-
-    Returns:
-        The parameters, and whether they are those of the classifier (True) or of the bare model.
-
-    Raises:
-        CheckpointError: tensors are damaged, unknown, missing, doubled or wrongly shaped; all are listed.
+        where: the file that holds the tensors, for errors.
+        tensors: those of the classifier or of the bare model.
+        config: the config of the model.
+        format: what the checkpoint is, in words.
+        own_name: gives the name that a tensor has in the file, for errors.
+        **others: further fields of `StoredModel`.
     """
     head = has_head(tensors)
-    require_loadable(where, tensors, config)
+    table = mapping_table(config, head=head)
+
+    def require_complete() -> None:
+        """Checks that tensors are all those of the model and can be read, before any is."""
+        problems = [tensor.problem for tensor in tensors.values() if tensor.problem]
+        sound = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items() if not tensor.problem}
+        expected = {name: entry.torch_shape for entry in table for name in entry.names}
+        require_exact(
+            where,
+            {own_name(name): stored for name, stored in sound.items()},
+            {own_name(name): shape for name, shape in expected.items() if name in sound or name not in tensors},
+            problems,
+        )
+
+    def read(dtype: np.dtype | None) -> Params:
+        require_complete()
+        return _read_params(tensors, table, dtype)
+
+    return StoredModel(format, config, head, require_complete, read, tensors, **others)
+
+
+def _read_params(tensors: Tensors, table: list[Entry], dtype: np.dtype | None) -> Params:
+    """Reads a state dict into numpy arrays, tensor by tensor."""
     one_reader = threading.Lock()  # the readers of pickles and of the Hub's files are not made for several threads
 
     def read(entry: Entry) -> np.ndarray | None:
@@ -83,35 +106,11 @@ def params_from_tensors(
         return leaf if leaf is None or entry.layers is not None else leaf[0]
 
     params: Params = {}
-    table = mapping_table(config, head=head)
     with ThreadPoolExecutor(_READERS) as pool:  # turning a matrix over takes longer than reading it
         for entry, leaf in zip(table, pool.map(read, table), strict=True):
             if leaf is not None:
                 set_leaf(params, entry.path, leaf)
-    return params, head
-
-
-def require_loadable(where: Path, tensors: Mapping[str, LazyTensor], config: TimesformerConfig) -> None:
-    """Checks that tensors are all those of a model and can be read, before any is.
-
-    Raises:
-        CheckpointError: they aren't; everything that is wrong is listed.
-    """
-    table = mapping_table(config, head=has_head(tensors))
-    expected = {name: entry.torch_shape for entry in table for name in entry.names}
-    sound = {name: tensor for name, tensor in tensors.items() if not tensor.problem}
-    problems = [tensor.problem for tensor in tensors.values() if tensor.problem]
-    problems += [
-        f"wrong type: {name} is {tensor.dtype}, weights are {', '.join(FLOAT_DTYPES)}"
-        for name, tensor in sound.items()
-        if tensor.dtype not in ("", *FLOAT_DTYPES)
-    ]
-    require_exact(
-        where,
-        {name: tensor.shape for name, tensor in sound.items()},
-        {name: shape for name, shape in expected.items() if name in sound or name not in tensors},
-        problems,
-    )
+    return params
 
 
 def require_params(params: Mapping[str, Any], config: TimesformerConfig) -> list[Entry]:
@@ -121,7 +120,7 @@ def require_params(params: Mapping[str, Any], config: TimesformerConfig) -> list
         CheckpointError: parameters are unknown, missing or wrongly shaped; all are listed.
     """
     table = mapping_table(config, head=BACKBONE in params)
-    shapes = {name: np.shape(leaf) for name, leaf in flat_names(params).items()}
+    shapes = {name: (np.shape(leaf), "") for name, leaf in flat_names(params).items()}
     require_exact("the parameters", shapes, {"/".join(entry.path): entry.shape for entry in table})
     return table
 
@@ -196,35 +195,3 @@ def _wider(first: np.dtype, second: np.dtype) -> np.dtype:
     if first != second and ml_dtypes.bfloat16 in (first, second):
         return np.result_type(*(np.float32 if dtype == ml_dtypes.bfloat16 else dtype for dtype in (first, second)))
     return np.result_type(first, second)
-
-
-def require_exact(
-    where: Path | str,
-    shapes: Mapping[str, tuple[int, ...]],
-    expected: Mapping[str, tuple[int, ...]],
-    problems: Sequence[str] = (),
-) -> None:
-    """Checks that arrays have exactly the expected names and shapes.
-
-    Args:
-        where: the arrays are, for the message.
-        shapes: of the arrays.
-        expected: shapes of those that must be there.
-        problems: what else is wrong.
-
-    Raises:
-        CheckpointError: they don't; lists every one that is missing, unknown or wrongly shaped, and the problems.
-    """
-    problems = list(problems)
-    problems += [f"missing: {name} {expected[name]}" for name in sorted(expected.keys() - shapes.keys())]
-    problems += [f"unknown: {name} {shapes[name]}" for name in sorted(shapes.keys() - expected.keys())]
-    problems += [
-        f"wrong shape: {name} is {shapes[name]}, the config asks for {shape}"
-        for name, shape in expected.items()
-        if name in shapes and shapes[name] != shape
-    ]
-    if problems:
-        raise CheckpointError(
-            f"{where}: not the model that the config describes "
-            f"({len(problems)} problems in {len(shapes.keys() | expected.keys())} tensors):\n  " + "\n  ".join(problems)
-        )

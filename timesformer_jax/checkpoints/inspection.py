@@ -1,47 +1,36 @@
-"""What a checkpoint is, and what would fail if it were loaded, told from its headers: no weights are read."""
+"""Says what a checkpoint is, and what would fail if it were loaded, from its headers alone."""
 
 import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError, TimesformerError
-from .contents import Contents, WeightsFile, open_weights
+from .formats import open_files, recognise
 from .hub import HubOptions
-from .huggingface import require_loadable
-from .orbax_directory import PARAMS, require_stored, stored_params
-from .recognition import recognise
+from .orbax_directory import PARAMS
 from .signatures import kind_of_file
 from .source import Source, locate
-from .tensors import shard_names
-from .training_run import stored_training_params
-
-Tensors = Mapping[str, tuple[tuple[int, ...], str]]
-
-_KINDS = {
-    "transformers": "TimeSformer in the format of Transformers",
-    "facebook": "TimeSformer in the format of the original repository",
-    "vit": "ViT, from which the training of a TimeSformer can start",
-    "converted": "TimeSformer in a converted directory (Orbax)",
-}
+from .stored_model import StoredModel
+from .tensors import Shapes, shard_names
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a checkpoint is. `str()` shows it all.
+    """A description of a checkpoint; `str()` gives all of it.
 
     Attributes:
         path: the file or directory.
         kind: what it is, in words.
         num_bytes: on the disk, all shards together.
-        config: of the model; None where it can't be told. A ViT's has one frame for each picture.
-        tensors: shape and type of each, by the names in the file.
-        facts: what else there is to know, each under a short name.
+        config: the config of the model; None where it can't be told. For a ViT a picture is a frame.
+        tensors: the shape and type of each tensor, by the names in the file.
+        facts: further facts, each under a short name.
         problems: what loading would fail on, one sentence or list each; empty for a sound checkpoint.
     """
 
@@ -49,13 +38,13 @@ class Report:
     kind: str
     num_bytes: int
     config: TimesformerConfig | None = None
-    tensors: Tensors = dataclasses.field(default_factory=dict, repr=False)
+    tensors: Shapes = dataclasses.field(default_factory=dict, repr=False)
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in all tensors."""
+        """How many numbers all tensors hold."""
         return sum(math.prod(shape) for shape, _ in self.tensors.values())
 
     @property
@@ -98,62 +87,33 @@ def inspect_checkpoint(source: str | PathLike[str] | Source, *, hub: HubOptions 
             if not path.exists():
                 raise
             return Report(path, "directory without a checkpoint", 0, problems=(str(error),))
-    if source.is_converted or source.is_training_state:
-        return _directory(source)
-    path = source.weights
+    path, num_bytes = source.weights, _size(source.weights)
     try:
-        file = open_weights(path)
+        files = open_files(source)
     except CheckpointError as error:
-        return Report(path, kind_of_file(path), _size(path), problems=(str(error),))
-    tensors = {name: (tensor.shape, tensor.dtype or "unknown type") for name, tensor in file.tensors.items()}
+        return Report(path, kind_of_file(path), num_bytes, problems=(str(error),))
     try:
-        contents = recognise(source, file, known)
+        stored = recognise(source, files, known)
     except TimesformerError as error:
         kind = "tensors of a model that can't be loaded"
-        return Report(path, kind, _size(path), None, tensors, _notes(file), (str(error),))
-    problems = _problem(lambda: require_loadable(path, contents.tensors, contents.config))
-    facts = _architecture(contents.config, has_head=any(name.startswith("classifier.") for name in contents.tensors))
-    if contents.kind == "vit":
+        return Report(path, kind, num_bytes, None, files.shapes, files.facts, (str(error),))
+    problems: tuple[str, ...] = ()
+    try:
+        stored.require_complete()
+    except CheckpointError as error:
+        problems = (str(error),)
+    facts = _architecture(stored.config, has_head=stored.has_head)
+    if stored.is_vit:
         facts = {name: fact for name, fact in facts.items() if name not in ("attention", "frames")}
-    facts |= _notes(file) | _preprocessing(source, contents)
-    return Report(path, _KINDS[contents.kind], _size(path), contents.config, tensors, facts, problems)
-
-
-def _directory(source: Source) -> Report:
-    """Parameters in Orbax: a converted directory, or a checkpoint of a training run."""
-    config, tensors, facts = None, {}, {}
-    problems: list[str] = []
-    path, files, kind = source.directory, source.directory / PARAMS, _KINDS["converted"]
-    if source.is_training_state:
-        path = files = source.weights.parent
-        kind = f"TimeSformer in training, after step {path.name}"
-    try:
-        if source.is_training_state:
-            weights, tensors = stored_training_params(source.weights)
-            facts["weights"] = {"ema": "moving average", "last": "of the last step; no moving average"}[weights]
-        else:
-            tensors = stored_params(path)
-        config = source.config()
-        head = require_stored(files, tensors, config)
-        facts |= _architecture(config, has_head=head)
-    except TimesformerError as error:
-        problems.append(str(error))
-    facts |= _preprocessing(source, None)
-    num_bytes = sum(file.stat().st_size for file in files.rglob("*") if file.is_file())
-    return Report(path, kind, num_bytes, config, tensors, facts, tuple(problems))
-
-
-def _problem(check: Callable[[], Any]) -> tuple[str, ...]:
-    try:
-        check()
-    except TimesformerError as error:
-        return (str(error),)
-    return ()
+    facts |= {**files.facts, "preprocessing": _preprocessing(source, stored)}
+    return Report(path, stored.format, num_bytes, stored.config, files.shapes, facts, problems)
 
 
 def _size(path: Path) -> int:
     files = [path]
-    if path.name.endswith(".index.json"):
+    if path.is_dir():
+        files = [*(path / PARAMS if (path / PARAMS).is_dir() else path).rglob("*")]
+    elif path.name.endswith(".index.json"):
         with contextlib.suppress(CheckpointError):
             files += [path.parent / shard for shard in shard_names(path)]
     return sum(file.stat().st_size for file in files if file.is_file())
@@ -192,31 +152,20 @@ def _attention(config: TimesformerConfig) -> str:
     return ", ".join(facts)
 
 
-def _notes(file: WeightsFile) -> dict[str, str]:
-    """What the training left in the file beside the tensors."""
-    notes = {}
-    if isinstance(file.notes.get("epoch"), int):
-        notes["training"] = f"saved after epoch {file.notes['epoch']}"
-    if file.wrapper is not None:
-        notes["state dict"] = f"in {file.wrapper!r}"
-    return notes
-
-
-def _preprocessing(source: Source, contents: Contents | None) -> dict[str, str]:
-    if contents is None or contents.preprocessing is None:
-        file = source.processor_file
-        return {"preprocessing": "not known" if file is None else f"in {file.name}"}
-    found = contents.preprocessing
-    statistics = f"mean {', '.join(map(str, found.mean))}, standard deviation {', '.join(map(str, found.std))}"
-    order = f"{found.channel_order} frames" if found.channel_order else "channel order not known, to be given"
-    return {"preprocessing": f"{statistics}; {order}"}
+def _preprocessing(source: Source, stored: StoredModel) -> str:
+    if stored.processor is None:
+        return "not known" if source.processor_file is None else f"in {source.processor_file.name}"
+    settings = stored.processor.to_dict()
+    mean, std = (", ".join(map(str, settings[name])) for name in ("image_mean", "image_std"))
+    order = "rgb frames" if stored.unknown_order is None else "channel order not known, to be given"
+    return f"mean {mean}, standard deviation {std}; {order}"
 
 
 # A node of the tree of names: children by name, and under "" the tensor of this very name.
 _LEAF = ""
 
 
-def _tree(tensors: Tensors) -> dict[str, Any]:
+def _tree(tensors: Shapes) -> dict[str, Any]:
     root: dict[str, Any] = {}
     for name, (shape, dtype) in tensors.items():
         node = root
@@ -247,7 +196,7 @@ def _rows(node: dict[str, Any], indent: str) -> list[tuple[str, str]]:
 
 
 def _collapsed(node: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The children; layers in a row that look the same are one, named by their first and last number."""
+    """The children, with equal layers in a row as one, named by their first and last number."""
     groups: list[tuple[str, str, dict[str, Any]]] = []
     children = [(label, child) for label, child in node.items() if label != _LEAF]
     if all(label.isdecimal() for label, _ in children):
@@ -262,7 +211,7 @@ def _collapsed(node: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _printable(name: str) -> str:
-    """With control characters spelt out: what a file calls its tensors must not steer the terminal."""
+    """A name with its control characters escaped, since names in a file must not steer the terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 

@@ -1,4 +1,4 @@
-"""Label names from a file, for checkpoints that don't hold them."""
+"""Reads the names of classes from a file, for checkpoints that don't hold them."""
 
 import json
 from os import PathLike
@@ -9,7 +9,7 @@ from ..errors import CheckpointError
 
 
 def read_labels(path: str | PathLike[str]) -> dict[int, str]:
-    """Class names by index.
+    """Reads the names of classes, by index.
 
     Args:
         path: a text file with a name on each line, in the order of the classes; or JSON: a list of names,

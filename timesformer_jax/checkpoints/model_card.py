@@ -1,4 +1,4 @@
-"""The README.md of a checkpoint: what the Hub shows of it, and how to load it."""
+"""The README.md of a checkpoint, which the Hub shows: what the model is and how to load it."""
 
 import math
 from collections.abc import Mapping
@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 
 from ..config import TimesformerConfig
-from .mapping import BACKBONE, flat_names
+from ..parameters import BACKBONE
+from .mapping import flat_names
 
 
 def model_card(config: TimesformerConfig, params: Mapping[str, Any]) -> str:
     """A model card in Markdown, with the header that the Hub reads.
 
     Args:
-        config: the model's.
-        params: its parameters; their number and type are told.
+        config: the config of the model.
+        params: the parameters, whose number and type the card states.
     """
     head = BACKBONE in params
     leaves = flat_names(params).values()

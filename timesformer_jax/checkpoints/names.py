@@ -1,16 +1,16 @@
-"""The names of the original repository and of timm's ViTs, and the architecture that tensors' shapes tell."""
+"""The tensor names of the original repository and of timm's ViTs, and the architecture that shapes tell."""
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError
-from .contents import Tensors
-from .huggingface import has_head, require_exact
-from .mapping import BACKBONE, mapping_table
+from ..parameters import BACKBONE
+from .huggingface import has_head
+from .tensors import Tensors
 
 _NAMES = {
     "cls_token": "embeddings.cls_token",
@@ -43,17 +43,17 @@ def to_transformers(name: str) -> str:
 
 
 def to_original(name: str) -> str:
-    """The inverse of `to_transformers`."""
+    """The original's name for a tensor of Transformers, of the bare model or of the classifier."""
     inverse, layer_inverse = ({new: old for old, new in names.items()} for names in (_NAMES, _LAYER_NAMES))
-    return _rename(name, "encoder.layer", "blocks", inverse, layer_inverse)
+    return _rename(name.removeprefix(f"{BACKBONE}."), "encoder.layer", "blocks", inverse, layer_inverse)
 
 
 def _rename(name: str, old: str, new: str, names: Mapping[str, str], layer_names: Mapping[str, str]) -> str:
-    stem, kind = re.fullmatch(r"(.*?)((?:\.weight|\.bias)?)", name, re.DOTALL).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    stem, suffix = re.fullmatch(r"(.*?)((?:\.weight|\.bias)?)", name, re.DOTALL).groups()  # pyright: ignore[reportOptionalMemberAccess]
     layer = re.fullmatch(rf"{re.escape(old)}\.(\d+)\.(.+)", stem)
     if layer is not None and layer[2] in layer_names:
-        return f"{new}.{layer[1]}.{layer_names[layer[2]]}{kind}"
-    return f"{names[stem]}{kind}" if stem in names else name
+        return f"{new}.{layer[1]}.{layer_names[layer[2]]}{suffix}"
+    return f"{names[stem]}{suffix}" if stem in names else name
 
 
 def renamed(path: Path, tensors: Tensors) -> Tensors:
@@ -72,45 +72,24 @@ def renamed(path: Path, tensors: Tensors) -> Tensors:
 
 
 def with_head_names(tensors: Tensors) -> Tensors:
-    """Names of the bare model, made those of the classifier if there is a classifier among them."""
+    """The tensors of a bare model, renamed to those of the classifier if a classifier is among them."""
     if not has_head(tensors):
         return tensors
     return {name if name.startswith("classifier.") else f"{BACKBONE}.{name}": t for name, t in tensors.items()}
 
 
-def require_model(path: Path, tensors: Tensors, config: TimesformerConfig, own_name: Callable[[str], str]) -> None:
-    """Checks that tensors (named as by `with_head_names`) make this model; errors speak the file's own names.
-
-    Args:
-        path: the file, for messages.
-        tensors: of the model.
-        config: the model's.
-        own_name: what the file calls a tensor of the bare model.
-
-    Raises:
-        CheckpointError: tensors are missing, unknown or wrongly shaped; all are listed.
-    """
-
-    def own(name: str) -> str:
-        return own_name(name.removeprefix(f"{BACKBONE}."))
-
-    table = mapping_table(config, head=has_head(tensors))
-    expected = {own(name): entry.torch_shape for entry in table for name in entry.names}
-    require_exact(path, {own(name): tensor.shape for name, tensor in tensors.items()}, expected)
-
-
 def config_from_shapes(path: Path, tensors: Tensors, known: Mapping[str, Any], **fields: Any) -> TimesformerConfig:
-    """The architecture that tensors make, under Transformers' names without a prefix.
+    """Tells the architecture from the shapes of tensors that have Transformers' names without a prefix.
 
     Args:
         path: the file, for messages.
-        tensors: a TimeSformer's; the patch embedding is a convolution.
-        known: what the user says: `num_attention_heads`, and `image_size` or `num_frames` where no shape tells.
-        **fields: what else is known of the config.
+        tensors: those of a TimeSformer whose patch embedding is a convolution.
+        known: what the user gives: `num_attention_heads`, and `image_size` or `num_frames` where no shape tells.
+        **fields: further fields of the config.
 
     Raises:
-        CheckpointError: a tensor that is needed to tell is missing, or something no tensor tells is not in `known`.
-        ConfigError: no model can be like that.
+        CheckpointError: a tensor that is needed is missing, or a field that no tensor tells is not in `known`.
+        ConfigError: no model can have this architecture.
     """
 
     def shape(name: str, ndim: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Checkpoints of every kind, told apart by what is inside: `load_checkpoint` in, `save_...` of each kind out."""
+"""Opens and loads checkpoints of every format, and adapts them to the config that is asked for."""
 
 import dataclasses
 import logging
@@ -10,70 +10,72 @@ import numpy as np
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError, ConfigError
+from ..support.progress import say
+from ..video.processing import VideoProcessor
 from .adapt import Changes, Resize, adapt
-from .contents import Contents
+from .formats import open_files, recognise
 from .hub import HubOptions
-from .huggingface import has_head, params_from_tensors
 from .labels import read_labels
 from .mapping import Params
-from .orbax_directory import load_params, stored_head
-from .preprocessing import ChannelOrder, Preprocessing
-from .recognition import open_contents
 from .source import Source, locate
+from .stored_model import ChannelOrder
 from .tensors import warn_of_not_finite
-from .training_run import TrainingWeights, load_training_params
+from .training_run import TrainingWeights
 from .vit import PatchOrder
 
 logger = logging.getLogger("timesformer_jax")
 
 
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint in memory.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """The facts about a checkpoint that are known without its weights.
 
     Attributes:
-        config: the model's, any overrides applied.
-        params: a tree of numpy arrays.
-        source: where it came from.
-        changes: what is new, resized or dropped against the file.
-        preprocessing: of a checkpoint that tells it in the weights file itself or comes from a ViT; None where
-            `source.processor_file` holds it, or nothing does.
-        channel_order: of the frames, if the user gave one.
+        config: the config of the model, with any overrides.
+        source: where the checkpoint is.
+        processor: the preprocessing that the weights file or a ViT tells; None where `source.processor_file` tells it,
+            or nothing does.
+        unknown_order: a sentence that asks for the channel order of the frames; None where it is known.
+        channel_order: the channel order that the user gave, if any.
     """
 
     config: TimesformerConfig
-    params: Params
     source: Source
-    changes: Changes = dataclasses.field(default_factory=Changes)
-    preprocessing: Preprocessing | None = None
+    processor: VideoProcessor | None = None
+    unknown_order: str | None = None
     channel_order: ChannelOrder | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class OpenCheckpoint:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint(CheckpointInfo):
+    """A checkpoint in memory.
+
+    Attributes:
+        params: a tree of numpy arrays.
+        changes: the parameters that are new, resized or dropped.
+    """
+
+    params: Params
+    changes: Changes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpenCheckpoint(CheckpointInfo):
     """A checkpoint whose weights are not read yet.
 
     Attributes:
-        config: the model's, any overrides applied.
-        source: where it is.
-        preprocessing: as in `Checkpoint`.
-        channel_order: as in `Checkpoint`.
         read: reads the weights; raises CheckpointError.
     """
 
-    config: TimesformerConfig
-    source: Source
-    preprocessing: Preprocessing | None
-    channel_order: ChannelOrder | None
     read: Callable[[], Checkpoint]
 
 
 def load_checkpoint(source: str | PathLike[str] | Source, **options: Any) -> Checkpoint:
-    """Reads a checkpoint of any kind into numpy arrays.
+    """Reads a checkpoint of any format into numpy arrays.
 
     Args:
-        source: as for `open_checkpoint`, and so are all options.
-        **options: arguments of `open_checkpoint`.
+        source: a file, a directory or a Hub id, as for `open_checkpoint`.
+        **options: the other arguments of `open_checkpoint`.
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or not the model that its config describes.
@@ -95,21 +97,21 @@ def open_checkpoint(
     training_weights: TrainingWeights | None = None,
     **overrides: Any,
 ) -> OpenCheckpoint:
-    """Finds out what a checkpoint of any kind is, and reads its config but not its weights.
+    """Finds out what a checkpoint of any format is, and reads its config but not its weights.
 
     Args:
         source: a Transformers directory or weights file, a converted directory, a Hub id, an original .pyth file, a
             ViT to start from (Transformers' or timm's), a training run, or a checkpoint in one.
         head: whether parameters of the classifier (True) or of the bare model are wanted; None takes what is there, and
             a classifier where `num_labels` asks for one.
-        dtype: of the arrays; None keeps the file's own.
+        dtype: the type of the arrays; None keeps the file's own.
         hub: how to reach the Hub.
         labels: a file of label names (see labels.py) for a checkpoint that has none of its own.
-        channel_order: of the frames that the checkpoint was trained on; an original one may not tell it.
-        resize: how position embeddings are resized; None is "bicubic" for a ViT and "nearest", which the model itself
-            does with its input, for a TimeSformer.
+        channel_order: the channel order of the frames in training, which an original checkpoint may not tell.
+        resize: how position embeddings are resized; None is "bicubic" for a ViT, and for a TimeSformer "nearest", as
+            the model itself resizes them to its input.
         patch_order: how patches were flattened for a ViT whose patch embedding is a linear layer.
-        training_weights: of a training run: the moving average ("ema") or the parameters of the last step ("last");
+        training_weights: the moving average ("ema") of a training run's parameters or those of its last step ("last");
             None takes the average where there is one.
         **overrides: fields of the config to change, or to tell where a file without a config does not. The weights are
             adapted, and the names of what is new, resized or dropped are logged as a warning.
@@ -128,60 +130,77 @@ def open_checkpoint(
             raise ConfigError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
     found = source if isinstance(source, Source) else locate(source, hub)
     names = None if labels is None else read_labels(labels)
-    contents: Contents | None = None
-    if found.is_training_state:
-        config, source_head = found.config(), True
-    elif found.is_converted:
-        config, source_head = found.config(), stored_head(found.weights)
-    else:
-        contents = open_contents(found, _with_classes(overrides, names), patch_order)
-        config, source_head = contents.config, has_head(contents.tensors)
-
-    if not source_head:
+    files = open_files(found, training_weights)
+    stored = recognise(found, files, _with_classes(overrides, names), patch_order)
+    if not stored.has_head:
         overrides = _with_classes(overrides, names)
-    is_vit = contents is not None and contents.kind == "vit"
-    if is_vit:
+    if stored.is_vit:
         overrides = {"attention_type": "divided_space_time"} | overrides
-    target = config.replace(**overrides)
+    config = stored.config.replace(**overrides)
     if names is not None:
-        if len(names) != target.num_labels:
-            raise CheckpointError(f"{labels} names {len(names)} classes, but {found.name} has {target.num_labels}.")
-        target = target.replace(id2label=names)
+        if len(names) != config.num_labels:
+            raise CheckpointError(f"{labels} names {len(names)} classes, but {found.name} has {config.num_labels}.")
+        config = config.replace(id2label=names)
     asks_head = bool(overrides.keys() & {"num_labels", "id2label"})
-    target_head = source_head or asks_head if head is None else head
-    if is_vit and target_head and not source_head and not asks_head:
+    target_head = stored.has_head or asks_head if head is None else head
+    if stored.is_vit and target_head and not stored.has_head and not asks_head:
         raise CheckpointError(f"{found.name} is a ViT without a classifier; give num_labels for a new one.")
 
-    resize = resize or ("bicubic" if is_vit else "nearest")
-    preprocessing = None if contents is None else contents.preprocessing
-    if preprocessing is not None:
-        preprocessing = dataclasses.replace(
-            preprocessing,
-            size=target.image_shape,
-            channel_order=channel_order or preprocessing.channel_order,
-            checkpoint=found.name,
-        )
+    info = CheckpointInfo(config=config, source=found, channel_order=channel_order)
+    if stored.processor is not None:
+        mean, std = stored.processor.image_mean, stored.processor.image_std
+        processor = published_processor(config, image_mean=mean, image_std=std, channel_order=channel_order or "rgb")
+        info = dataclasses.replace(info, processor=processor)
+    if stored.unknown_order is not None and channel_order is None:
+        message = f"{found.name}: the channel order of its frames is not known ({stored.unknown_order}); give "
+        info = dataclasses.replace(info, unknown_order=f'{message}channel_order="rgb" or "bgr".')
 
     def read() -> Checkpoint:
-        if found.is_training_state:
-            params = load_training_params(found.weights, config, dtype, training_weights)
-        elif contents is None:
-            params, _ = load_params(found.weights, config, dtype)
-        else:
-            params, _ = params_from_tensors(found.weights, contents.tensors, config, dtype)
+        params = stored.read(dtype)
         warn_of_not_finite(found.name, params)
-        params, changes = adapt(params, config, target, source_head=source_head, target_head=target_head, resize=resize)
-        if contents is not None:
-            changes.dropped += contents.dropped
-        if is_vit:
-            logger.warning("%s: a ViT, made a %s TimeSformer", found.name, target.attention_type)
+        params, changes = adapt(
+            params,
+            stored.config,
+            config,
+            source_head=stored.has_head,
+            target_head=target_head,
+            resize=resize or ("bicubic" if stored.is_vit else "nearest"),
+        )
+        changes.dropped += stored.dropped
+        if stored.is_vit:
+            logger.warning("%s: a ViT, made a %s TimeSformer", found.name, config.attention_type)
         if str(changes):
             logger.warning("%s: %s", found.name, changes)
-        return Checkpoint(target, params, found, changes, preprocessing, channel_order)
+        return Checkpoint(**vars(info), params=params, changes=changes)
 
-    return OpenCheckpoint(target, found, preprocessing, channel_order, read)
+    return OpenCheckpoint(**vars(info), read=read)
 
 
 def _with_classes(overrides: Mapping[str, Any], names: Mapping[int, str] | None) -> dict[str, Any]:
-    """As many classes as there are names, where the user does not give another number."""
+    """The overrides, with as many classes as there are names where the user gives no other number."""
     return dict(overrides) if names is None else {"num_labels": len(names), **overrides}
+
+
+def published_processor(config: TimesformerConfig, **settings: Any) -> VideoProcessor:
+    """The published models' preprocessing at a config's image size, with some settings changed."""
+    height, width = config.image_shape
+    return VideoProcessor(size=min(height, width), crop_size=(height, width), **settings)
+
+
+def processor_for(checkpoint: CheckpointInfo) -> VideoProcessor:
+    """A checkpoint's preprocessing; where it has none, that of the published models at its config's image size.
+
+    Raises:
+        CheckpointError: the channel order of an original checkpoint is not known and was not given.
+        ConfigError: its preprocessor_config.json can't be used.
+    """
+    if checkpoint.unknown_order is not None:
+        raise CheckpointError(checkpoint.unknown_order)
+    order = checkpoint.channel_order
+    if checkpoint.processor is None and checkpoint.source.processor_file is not None:
+        processor = VideoProcessor.from_pretrained(checkpoint.source.directory)  # which says so if it is not RGB
+        return processor if order is None else dataclasses.replace(processor, channel_order=order)
+    processor = checkpoint.processor or published_processor(checkpoint.config, channel_order=order or "rgb")
+    if processor.channel_order != "rgb":
+        say(f"{checkpoint.source.name}: frames are given to the model in the channel order BGR.")
+    return processor

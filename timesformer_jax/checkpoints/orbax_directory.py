@@ -2,13 +2,14 @@
 
 import contextlib
 import ctypes
+import dataclasses
 import errno
 import gc
 import json
 import math
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import numpy as np
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError
+from ..parameters import BACKBONE
 from ..support.files import read_json
-from .huggingface import FLOAT_DTYPES, require_exact
-from .mapping import BACKBONE, Params, flat_names, get_leaf, mapping_table, set_leaf
-from .tensors import empty_array
+from .mapping import Params, get_leaf, mapping_table, set_leaf
+from .stored_model import StoredModel, require_exact
+from .tensors import Shapes, empty_array
 
 PARAMS = "params"
 
@@ -31,7 +33,7 @@ def is_converted(directory: Path) -> bool:
 
 
 def save_params(directory: Path, params: Mapping[str, Any]) -> None:
-    """Writes a tree of arrays to `directory`/params. Of several processes, the one that calls this writes alone.
+    """Writes a tree of arrays to `directory`/params. Where there are several processes, the caller writes alone.
 
     Raises:
         OSError: the files can't be written.
@@ -42,7 +44,7 @@ def save_params(directory: Path, params: Mapping[str, Any]) -> None:
     # Orbax copies numpy arrays before it writes them, but not JAX's; x64 keeps float64 what it is.
     several = jax.process_count() > 1
     with jax.enable_x64(True):
-        # Of several processes' arrays Orbax takes only numpy's from one of them.
+        # From one of several processes Orbax takes numpy arrays alone.
         tree = jax.tree.map(np.asarray if several else jax.device_put, dict(params))
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(me, {me}, "alone") if several else ocp.options.MultiprocessingOptions()
@@ -59,8 +61,8 @@ def save_params(directory: Path, params: Mapping[str, Any]) -> None:
 def _remove_for_good(path: Path) -> None:
     """Removes what a failed save of `path` has written, and what TensorStore's threads go on writing.
 
-    After the first error Orbax doesn't wait for them, and they make missing directories anew: what they write counts as
-    gone when it has not come back for a second.
+    After the first error Orbax doesn't wait for them, and they make missing directories anew: the files count as gone
+    when they have not come back for a second.
     """
     absent = 0
     while absent < 20:
@@ -71,65 +73,95 @@ def _remove_for_good(path: Path) -> None:
         absent = 0 if leftovers else absent + 1
 
 
-def load_params(directory: Path, config: TimesformerConfig, dtype: np.dtype | None = None) -> tuple[Params, bool]:
-    """Reads `directory`/params into numpy arrays.
+@dataclasses.dataclass(frozen=True)
+class OrbaxParams:
+    """Parameters in a directory of Orbax's that are not read yet.
 
-    Args:
-        directory: a converted directory.
-        config: the model the parameters belong to.
-        dtype: of the arrays; None keeps the files' own.
-
-    Returns:
-        The parameters, and whether they are those of the classifier (True) or of the bare model.
-
-    Raises:
-        CheckpointError: the files are damaged, or are not those of a model with this config.
+    Attributes:
+        path: the directory, as errors name it.
+        files: where Orbax finds its files.
+        shapes: the shape and type of every parameter by its path.
+        format: what the checkpoint is, in words.
+        field: the field of the stored tree that holds the parameters; None where they are the whole tree.
+        facts: further facts, each under a short name.
     """
-    import orbax.checkpoint as ocp
 
-    path = (directory / PARAMS).absolute()
-    head = require_stored(path, stored_params(directory), config)
-    params: Params = {}
-    _return_freed_memory()
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        # One at a time and the largest first: reading one takes twice its size for a moment.
-        for entry in sorted(mapping_table(config, head=head), key=lambda entry: -math.prod(entry.shape)):
-            item: Params = {}
-            set_leaf(item, entry.path, 0)
-            restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype), item)
-            args = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
-            try:
-                restored = get_leaf(checkpointer.restore(path, args=args), entry.path)
+    path: Path
+    files: Path
+    shapes: Shapes
+    format: str
+    field: str | None = None
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def model(self, config: TimesformerConfig) -> StoredModel:
+        """The stored model, which the config describes."""
+        head = any(name.startswith(f"{BACKBONE}/") for name in self.shapes)
+
+        def require_complete() -> None:
+            table = mapping_table(config, head=head)
+            require_exact(self.path, self.shapes, {"/".join(entry.path): entry.shape for entry in table})
+
+        def read(dtype: np.dtype | None) -> Params:
+            require_complete()
+            return self._read(config, head, dtype)
+
+        return StoredModel(self.format, config, head, require_complete, read)
+
+    def _read(self, config: TimesformerConfig, head: bool, dtype: np.dtype | None) -> Params:
+        import orbax.checkpoint as ocp
+
+        params: Params = {}
+        _return_freed_memory()
+        with _naming(self.path), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            # One at a time and the largest first: reading one takes twice its size for a moment.
+            for entry in sorted(mapping_table(config, head=head), key=lambda entry: -math.prod(entry.shape)):
+                path = entry.path if self.field is None else (self.field, *entry.path)
+                item: Params = {}
+                set_leaf(item, path, 0)
+                restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype), item)
+                args = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
+                # Orbax finds nothing at relative paths.
+                restored = get_leaf(checkpointer.restore(self.files.absolute(), args=args), path)
                 if np.shape(restored) != entry.shape or not isinstance(restored, np.ndarray):
-                    raise ValueError(f"{'/'.join(entry.path)} is not in its metadata")
-            except Exception as error:  # noqa: BLE001
-                raise _damaged(path, error) from None
-            leaf = empty_array(restored.shape, restored.dtype)
-            leaf[...] = restored
-            set_leaf(params, entry.path, leaf)
-            del restored
-            gc.collect(0)  # it is in a cycle of Orbax's futures
-    return params, head
+                    raise ValueError(f"{'/'.join(entry.path)} is not what its metadata says")
+                leaf = empty_array(restored.shape, restored.dtype)
+                leaf[...] = restored
+                set_leaf(params, entry.path, leaf)
+                del restored
+                gc.collect(0)  # it is in a cycle of Orbax's futures
+        return params
 
 
-def stored_params(directory: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and type of every parameter in `directory`/params by its path; none is read.
+def open_converted(directory: Path) -> OrbaxParams:
+    """Opens the parameters of a converted directory.
 
     Raises:
         CheckpointError: the files are damaged.
     """
     path = (directory / PARAMS).absolute()
-    layout = read_json(path / "_METADATA", CheckpointError)
-    try:
-        has_database = (path / "manifest.ocdbt").is_file()
+    return OrbaxParams(path, path, stored_shapes(path, path), "TimeSformer in a converted directory (Orbax)")
+
+
+def stored_shapes(files: Path, path: Path) -> Shapes:
+    """Shape and type of every array that Orbax has stored, by its path in the tree; none is read.
+
+    Args:
+        files: Orbax's directory.
+        path: the path that errors name.
+
+    Raises:
+        CheckpointError: the files are damaged.
+    """
+    files = files.absolute()
+    with _naming(path):
+        layout = read_json(files / "_METADATA", CheckpointError)
+        has_database = (files / "manifest.ocdbt").is_file()
         if layout.get("use_ocdbt") and not has_database:
             raise ValueError("its manifest.ocdbt is missing")
-        return (_database_entries(path) if has_database else {}) or _orbax_entries(path)
-    except Exception as error:  # noqa: BLE001  Orbax and TensorStore raise many types on damaged files
-        raise _damaged(path, error) from None
+        return (_database_entries(files) if has_database else {}) or _orbax_entries(files)
 
 
-def _database_entries(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+def _database_entries(path: Path) -> Shapes:
     """Reads the headers in the database that `save_params` writes, one by one.
 
     Orbax would open all parameters at once; where the database is damaged, its threads print tracebacks.
@@ -140,55 +172,26 @@ def _database_entries(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
     entries: dict[str, tuple[tuple[int, ...], str]] = {}
     for key in store.list().result():
-        name, _, kind = key.decode().rpartition("/")
-        if kind == ".zarray":
+        name, _, entry = key.decode().rpartition("/")
+        if entry == ".zarray":
             header = json.loads(store.read(key).result().value)
             shape = tuple(int(size) for size in header["shape"])
             entries[name.replace(".", "/")] = (shape, str(np.dtype(header["dtype"])))
     return entries
 
 
-def _orbax_entries(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+def _orbax_entries(path: Path) -> Shapes:
     import orbax.checkpoint as ocp
 
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         metadata = checkpointer.metadata(path).item_metadata
         if metadata is None:
             raise ValueError("its metadata can't be read")
-        leaves = flat_names(metadata.tree)
-        return {name: (tuple(leaf.shape), str(np.dtype(leaf.dtype))) for name, leaf in leaves.items()}
-
-
-def require_stored(path: Path, stored: Mapping[str, tuple[tuple[int, ...], str]], config: TimesformerConfig) -> bool:
-    """Checks that `stored_params` are those of a model with this config.
-
-    Returns:
-        Whether they are those of the classifier (True) or of the bare model.
-
-    Raises:
-        CheckpointError: they are not; all that is wrong is listed.
-    """
-    head = _is_headed(stored)
-    require_exact(
-        path,
-        {name: shape for name, (shape, _) in stored.items()},
-        {"/".join(entry.path): entry.shape for entry in mapping_table(config, head=head)},
-        [f"wrong type: {name} is {dtype}" for name, (_, dtype) in stored.items() if dtype not in FLOAT_DTYPES],
-    )
-    return head
-
-
-def stored_head(directory: Path) -> bool:
-    """Whether the parameters in `directory`/params are those of the classifier or of the bare model.
-
-    Raises:
-        CheckpointError: the files are damaged.
-    """
-    return _is_headed(stored_params(directory))
-
-
-def _is_headed(names: Iterable[str]) -> bool:
-    return any(name.startswith(f"{BACKBONE}/") for name in names)
+        leaves = jax.tree.leaves_with_path(metadata.tree)
+        return {
+            jax.tree_util.keystr(key, simple=True, separator="/"): (tuple(leaf.shape), str(np.dtype(leaf.dtype)))
+            for key, leaf in leaves
+        }
 
 
 def _return_freed_memory() -> None:
@@ -202,8 +205,15 @@ def _return_freed_memory() -> None:
         ctypes.CDLL(None).mallopt(m_mmap_threshold, 24 * 2**20)
 
 
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path} is not a readable Orbax checkpoint ({_reason(error)})")
+@contextlib.contextmanager
+def _naming(path: Path) -> Generator[None]:
+    """Turns what Orbax and TensorStore raise on damaged files, many types, into an error that names the checkpoint."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        raise CheckpointError(f"{path} is not a readable Orbax checkpoint ({_reason(error)}).") from None
 
 
 def _reason(error: Exception) -> str:

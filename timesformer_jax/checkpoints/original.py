@@ -1,4 +1,4 @@
-"""The original repository's checkpoints (.pyth): weights, and the training's settings as a YAML text."""
+"""The original repository's checkpoints (.pyth), which hold weights and the training's settings as YAML."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,25 +6,28 @@ from typing import Any
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError
-from .contents import Contents, Tensors, WeightsFile, without_prefix
-from .names import config_from_shapes, renamed, require_model, to_original, with_head_names
-from .preprocessing import Preprocessing
+from ..video.processing import VideoProcessor
+from .huggingface import torch_model
+from .names import config_from_shapes, renamed, to_original, with_head_names
+from .stored_model import StoredModel
+from .tensors import Tensors
+from .weights_file import WeightsFile
 
 MARK = "patch_embed.proj.weight"
-"""The tensor by which this layout, which is timm's too, is recognised."""
+"""The tensor by which this layout is recognised. timm's ViTs have it, too."""
 
 
-def is_facebook(file: WeightsFile) -> bool:
+def is_original(file: WeightsFile) -> bool:
     """Whether a file in timm's layout is a TimeSformer and not a ViT.
 
-    A space-only TimeSformer has the tensors of a ViT: only what the training wrote beside them tells.
+    A space-only TimeSformer has the tensors of a ViT; what the training wrote beside them tells the two apart.
     """
     temporal = any(name.endswith("time_embed") or ".temporal_" in name for name in file.tensors)
     return temporal or file.wrapper == "model_state" or "cfg" in file.notes
 
 
-def open_facebook(file: WeightsFile, prefix: str, known: Mapping[str, Any]) -> Contents:
-    """An original checkpoint, or its bare state dict, as a TimeSformer of Transformers.
+def open_original(file: WeightsFile, prefix: str, known: Mapping[str, Any]) -> StoredModel:
+    """Opens an original checkpoint, or its bare state dict, as a TimeSformer of Transformers.
 
     Attention type, frames, crop, classes, normalisation and sampling come from the shapes and from the settings, which
     must agree.
@@ -32,13 +35,13 @@ def open_facebook(file: WeightsFile, prefix: str, known: Mapping[str, Any]) -> C
     Args:
         file: the opened file.
         prefix: what stands before the names of its tensors.
-        known: config fields that the user gives; those that neither shapes nor settings tell are taken from it.
+        known: config fields that the user gives, for those that neither shapes nor settings tell.
 
     Raises:
         CheckpointError: tensors are missing, unknown or wrongly shaped, the settings can't be read or contradict the
-            tensors, or something that nobody can tell was not given; the message names the argument.
+            tensors, or an argument is needed that was not given; the message names it.
     """
-    tensors = renamed(file.path, without_prefix(file.tensors, prefix))
+    tensors = renamed(file.path, file.without_prefix(prefix))
     settings = _Settings(file.path, file.notes.get("cfg"))
     config = config_from_shapes(
         file.path,
@@ -49,13 +52,20 @@ def open_facebook(file: WeightsFile, prefix: str, known: Mapping[str, Any]) -> C
         sampling_rate=_sampling_rate(settings),
     )
     tensors = with_head_names(tensors)
-    require_model(file.path, tensors, config, lambda name: prefix + to_original(name))
     _require_agreement(config, settings, has_head="classifier.weight" in tensors)
-    return Contents("facebook", config, tensors, preprocessing=_preprocessing(config, settings))
+    return torch_model(
+        file.path,
+        tensors,
+        config,
+        "TimeSformer in the format of the original repository",
+        lambda name: prefix + to_original(name),
+        processor=_processor(config, settings),
+        unknown_order=_unknown_order(_dataset(settings)),
+    )
 
 
 class _Settings:
-    """The training's settings, a tree of sections; empty where the file has none."""
+    """The training's settings, a tree of sections, which is empty where the file has none."""
 
     def __init__(self, path: Path, text: object) -> None:
         import yaml
@@ -73,16 +83,16 @@ class _Settings:
         if not isinstance(self.values, dict):
             raise CheckpointError(f"{path}: its cfg holds no settings but {type(text).__name__}.")
 
-    def get(self, name: str, kind: type | tuple[type, ...]) -> Any:
-        """A setting such as "DATA.NUM_FRAMES"; None where it is not there.
+    def get(self, name: str, types: type | tuple[type, ...]) -> Any:
+        """A setting such as "DATA.NUM_FRAMES"; None where the file has none.
 
         Raises:
-            CheckpointError: it is there and of another type.
+            CheckpointError: the setting has another type.
         """
         value: Any = self.values
         for key in name.split("."):
             value = value.get(key) if isinstance(value, dict) else None
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+        if value is not None and (not isinstance(value, types) or isinstance(value, bool)):
             raise CheckpointError(f"{self.path}: its cfg says {name}: {value!r}, which can't be.")
         return value
 
@@ -94,7 +104,7 @@ def _attention_type(tensors: Tensors) -> str:
 
 
 def _sampling_rate(settings: _Settings) -> float | str | None:
-    """Source frames between sampled ones at 30 frames per second; the original's TARGET_FPS may be another."""
+    """The rate of sampling at 30 frames per second; the original's TARGET_FPS may be another."""
     if _dataset(settings) == "ssv2":
         return "segments"
     rate, fps = settings.get("DATA.SAMPLING_RATE", (int, float)), settings.get("DATA.TARGET_FPS", (int, float))
@@ -127,21 +137,31 @@ def _require_agreement(config: TimesformerConfig, settings: _Settings, *, has_he
         )
 
 
-def _preprocessing(config: TimesformerConfig, settings: _Settings) -> Preprocessing:
-    """Mean and deviation are 0.45 and 0.225 in all of the original's settings, and where a file has none."""
-    dataset, statistics = _dataset(settings), {}
-    for field, name in (("mean", "DATA.MEAN"), ("std", "DATA.STD")):
+def _processor(config: TimesformerConfig, settings: _Settings) -> VideoProcessor | None:
+    """A preprocessing with the settings' mean and deviation; None for a model of other than three channels."""
+    statistics: dict[str, Any] = {}
+    for field, name in (("image_mean", "DATA.MEAN"), ("image_std", "DATA.STD")):
         values = settings.get(name, list)
-        if values is None:
+        if values is None:  # the defaults are those of all of the original's settings
             continue
         if len(values) != config.num_channels or not all(isinstance(value, int | float) for value in values):
             raise CheckpointError(f"{settings.path}: its cfg says {name}: {values!r}, which can't be.")
-        statistics[field] = tuple(float(value) for value in values)
-    return Preprocessing(
-        config.image_shape,
-        **statistics,
-        # The original decodes Kinetics to RGB (pyav_decode in its decoder.py). The frames of ssv2 it reads with OpenCV,
-        # as BGR, and REVERSE_INPUT_CHANNEL does not act on this model; other datasets' code was never released.
-        channel_order="rgb" if dataset == "kinetics" else None,
-        trained_on=dataset,
-    )
+        statistics[field] = tuple(values)
+    return VideoProcessor(**statistics) if config.num_channels == 3 else None
+
+
+def _unknown_order(dataset: str | None) -> str | None:
+    """The reason why the channel order of a data set's frames is not known; None where it is RGB.
+
+    The original decodes Kinetics to RGB (pyav_decode in its decoder.py). It reads the frames of ssv2 with OpenCV, as
+    BGR, and REVERSE_INPUT_CHANNEL does not act on this model. The code for other data sets was never released.
+    """
+    match dataset:
+        case "kinetics":
+            return None
+        case None:
+            return "the file does not say what it was trained on"
+        case "ssv2":
+            return "it was trained on ssv2, whose frames the original code reads in BGR order, but nothing records it"
+        case _:
+            return f"it was trained on {dataset}, and nothing records in which order its frames were read"

@@ -1,4 +1,4 @@
-"""`from_pretrained` and `save_pretrained`: the two methods by which models and checkpoints meet."""
+"""The methods by which models and checkpoints meet: `from_pretrained`, `save_pretrained` and their relatives."""
 
 import logging
 import tempfile
@@ -28,7 +28,7 @@ logger = logging.getLogger("timesformer_jax")
 
 
 class PretrainedModel:
-    """Mixed into the Flax modules that checkpoints are made of."""
+    """A base class of the Flax modules whose parameters checkpoints hold."""
 
     config: TimesformerConfig
 
@@ -50,15 +50,14 @@ class PretrainedModel:
         local_files_only: bool = False,
         **overrides: Any,
     ) -> tuple[Self, Params]:
-        """A model and its parameters from a checkpoint.
+        """Makes a model and its parameters from a checkpoint.
 
         Args:
             source: a Hub id, a Transformers directory or weights file (safetensors, sharded or not, or .bin), a
-                directory that `convert_hf_to_flax` wrote, an original .pyth file, or a ViT to start training from; told
-                apart by what is inside.
-            dtype: of the computation.
-            param_dtype: of the parameters; None keeps what the file has.
-            precision: of matrix products; "highest" for parity on a TPU or a recent GPU.
+                directory that `convert_hf_to_flax` wrote, an original .pyth file, or a ViT to start training from.
+            dtype: the type of the computation.
+            param_dtype: the type of the parameters; None keeps the file's own.
+            precision: the precision of matrix products; "highest" for parity on a TPU or a recent GPU.
             attention_implementation: "auto", "plain", "blocks" (memory in proportion to the tokens) or "cudnn"; see
                 `choose_implementation` in kernels/choice.py.
             revision: branch, tag or commit of a Hub repository.
@@ -80,9 +79,8 @@ class PretrainedModel:
         hub = HubOptions(revision, token, None if cache_dir is None else Path(cache_dir), local_files_only)
         storage = None if param_dtype is None else np.dtype(jnp.dtype(param_dtype))
         checkpoint = load_checkpoint(source, head=cls.has_head, dtype=storage, hub=hub, **overrides)
-        preprocessing = checkpoint.preprocessing
-        if preprocessing is not None and preprocessing.channel_order is None:  # the model runs without, frames don't
-            logger.warning("%s", preprocessing.unknown_order)
+        if checkpoint.unknown_order is not None:  # the model runs without, frames don't
+            logger.warning("%s", checkpoint.unknown_order)
         return cls.from_checkpoint(
             checkpoint, dtype=dtype, precision=precision, attention_implementation=attention_implementation
         )
@@ -96,10 +94,10 @@ class PretrainedModel:
         precision: jax.lax.PrecisionLike = None,
         attention_implementation: AttentionImplementation = "auto",
     ) -> tuple[Self, Params]:
-        """A model and its parameters, on the device, from a checkpoint in memory, which gives its arrays away.
+        """Makes a model and its parameters, on the device, from a checkpoint in memory, which gives its arrays away.
 
         Args:
-            checkpoint: with the parameters of this class of model.
+            checkpoint: the checkpoint, which holds the parameters of this class of model.
             dtype: as for `from_pretrained`.
             precision: as for `from_pretrained`.
             attention_implementation: as for `from_pretrained`.
@@ -127,8 +125,8 @@ class PretrainedModel:
         """Writes what Transformers loads: config.json, the weights in safetensors, preprocessing and a model card.
 
         Args:
-            directory: where to. Files of an earlier checkpoint in it are replaced, others stay; all of it happens only
-                once the new files are complete.
+            directory: where the files go. Once they are complete, they replace those of an earlier checkpoint in it;
+                others stay.
             params: the parameters.
             processor: the preprocessing, for preprocessor_config.json; left out when None.
             max_shard_size: bytes, or a text such as "500MB", above which the weights are cut into several files.
@@ -147,10 +145,10 @@ class PretrainedModel:
     def save_converted(
         self, directory: str | PathLike[str], params: Params, *, processor: VideoProcessor | None = None
     ) -> None:
-        """Writes a directory as `convert_hf_to_flax` does, for `from_pretrained`: of any model, in Orbax.
+        """Writes a directory for `from_pretrained` as `convert_hf_to_flax` does: in Orbax, for any model.
 
         Args:
-            directory: where to; whole, or not at all. An earlier converted directory is replaced.
+            directory: the directory, which is written as a whole or not at all. It may replace a converted directory.
             params: the parameters.
             processor: the preprocessing, for preprocessor_config.json; left out when None.
 
@@ -183,13 +181,13 @@ class PretrainedModel:
         """Uploads what `save_pretrained` writes to the Hugging Face Hub.
 
         Args:
-            repo_id: such as "someone/timesformer"; made if need be.
+            repo_id: the repository, such as "someone/timesformer"; it is made if need be.
             params: the parameters.
             processor: the preprocessing; left out when None.
-            private: whether a new repository is; None leaves it to the account's settings.
-            token: with the right to write; None uses the one stored on this machine.
-            revision: the branch, made if need be; None is the main one.
-            commit_message: what the commit says.
+            private: whether a new repository is private; None leaves it to the account's settings.
+            token: a token with the right to write; None uses the one stored on this machine.
+            revision: the branch, which is made if need be; None is the main one.
+            commit_message: the message of the commit.
             max_shard_size: as for `save_pretrained`.
 
         Returns:
@@ -206,9 +204,9 @@ class PretrainedModel:
 
 
 def _to_device(params: Params) -> Params:
-    """Puts a tree of numpy arrays on the device, one at a time: each is let go before the next is copied.
+    """Puts a tree of numpy arrays on the device, one at a time: each is free before the next is copied.
 
-    A CPU adopts well aligned arrays (see `empty_array`) as they are, so nothing else may hold on to these.
+    A CPU adopts well aligned arrays (see `empty_array`) as they are, so nothing else may use these.
     """
     return {
         key: _to_device(value) if isinstance(value, dict) else jax.device_put(value).block_until_ready()

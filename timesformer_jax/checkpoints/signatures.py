@@ -1,4 +1,4 @@
-"""What a file is that was given in place of weights."""
+"""Tells from its first bytes what a file is that was given in place of weights."""
 
 from pathlib import Path
 
@@ -22,9 +22,9 @@ def may_be_pickle(path: Path) -> bool:
 
 
 def kind_of_file(path: Path) -> str:
-    """A few words on a file, by its first bytes."""
+    """A few words that describe a file."""
     if not path.is_file():
-        return "no file"
+        return "damaged directory of Orbax" if path.is_dir() else "no file"
     try:
         with path.open("rb") as file:
             start = file.read(512)

@@ -1,9 +1,10 @@
-"""Where a checkpoint is: a file, a directory or a repository on the Hub."""
+"""Finds a checkpoint: a file, a directory or a repository on the Hub."""
 
 import dataclasses
 import re
 from os import PathLike
 from pathlib import Path
+from typing import Literal
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError
@@ -11,10 +12,12 @@ from ..presets import published_sampling_rate
 from .hub import PROCESSOR_FILES, HubOptions, download
 from .huggingface import WEIGHTS_FILES, find_weights
 from .orbax_directory import PARAMS, is_converted
-from .training_run import find_training_state
+from .training_run import find_training_checkpoint
 
 SHIPPED = Path(__file__).parents[1] / "models"
 """The directory of the checkpoints that come with the package, such as motion-tiny."""
+
+Layout = Literal["weights file", "converted directory", "training run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,24 +25,16 @@ class Source:
     """A checkpoint on this machine.
 
     Attributes:
-        weights: the weights file, the shard index, a converted directory, or the state in a training checkpoint.
+        layout: how the weights are kept. formats.py tells what a weights file holds once it is open.
+        weights: the weights file or its shard index, the converted directory, or the training run's checkpoint.
         directory: where config.json and the processor's settings are.
-        name: what the user called it.
+        name: the name that the user gave.
     """
 
+    layout: Layout
     weights: Path
     directory: Path
     name: str
-
-    @property
-    def is_converted(self) -> bool:
-        """Whether it is a converted directory."""
-        return self.weights == self.directory
-
-    @property
-    def is_training_state(self) -> bool:
-        """Whether it is a checkpoint of a training run."""
-        return self.weights.is_dir() and not self.is_converted
 
     @property
     def processor_file(self) -> Path | None:
@@ -47,7 +42,12 @@ class Source:
         return next((self.directory / name for name in PROCESSOR_FILES if (self.directory / name).is_file()), None)
 
     def config(self) -> TimesformerConfig:
-        """The checkpoint's config.json; for a published model with the sampling it was trained with."""
+        """The checkpoint's config.json; for a published model with the sampling it was trained with.
+
+        Raises:
+            CheckpointError: the file is missing.
+            ConfigError: no model can have this config.
+        """
         file = self.directory / "config.json"
         if not file.is_file():
             raise CheckpointError(f"{self.weights} has no config.json beside it that says which model it is.")
@@ -81,14 +81,16 @@ def _locate(path: Path, name: str, options: HubOptions) -> Source:
             )
         path = download(name, options)
     if not path.is_dir():
-        return Source(path, path.parent, name)
-    training = find_training_state(path)
+        return Source("weights file", path, path.parent, name)
+    training = find_training_checkpoint(path)
     if training is not None:
-        return Source(*training, name)
-    weights = path if is_converted(path) else find_weights(path)
+        return Source("training run", *training, name)
+    if is_converted(path):
+        return Source("converted directory", path, path, name)
+    weights = find_weights(path)
     if weights is None:
         raise CheckpointError(
             f"{path} holds no checkpoint: none of {', '.join(WEIGHTS_FILES)} and no {PARAMS}/ directory; give a "
             "weights file of another name itself."
         )
-    return Source(weights, path, name)
+    return Source("weights file", weights, path, name)

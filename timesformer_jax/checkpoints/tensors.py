@@ -1,4 +1,4 @@
-"""Files of named tensors, read one tensor at a time: safetensors without torch, pickles with it."""
+"""Reads files of named tensors, one tensor at a time: safetensors without torch, pickles with it."""
 
 import contextlib
 import dataclasses
@@ -28,11 +28,11 @@ class LazyTensor:
     """A tensor of a file that has not been read yet.
 
     Attributes:
-        shape: known without reading.
-        file: that holds it.
-        read: gives the values.
-        dtype: as numpy and ml_dtypes call it; "" where the file's header does not say.
-        problem: why it must not be used, such as that two shards hold it; "" for a sound one.
+        shape: the shape, which is known without reading.
+        file: the file that holds it.
+        read: reads the values.
+        dtype: the type as numpy and ml_dtypes call it; "" where the file's header does not say.
+        problem: why it must not be used (two shards hold it, for example); "" for a sound tensor.
     """
 
     shape: tuple[int, ...]
@@ -42,17 +42,22 @@ class LazyTensor:
     problem: str = ""
 
 
+Tensors = dict[str, LazyTensor]
+Shapes = Mapping[str, tuple[tuple[int, ...], str]]
+"""Shape and type of arrays by their names."""
+
+
 def empty_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """A new array in pages of its own.
 
-    JAX adopts it on a CPU (`jax.device_put`) instead of copying it, and its memory goes back to the system when it is
-    let go: the peak while a checkpoint is read stays near the size of the file.
+    On a CPU `jax.device_put` adopts it instead of copying it, and its memory goes back to the system as soon as it is
+    free: the peak while a checkpoint is read stays near the size of the file.
     """
     return np.ndarray(shape, dtype, buffer=mmap.mmap(-1, max(1, math.prod(shape) * dtype.itemsize)))
 
 
 def warn_of_not_finite(where: str, params: Mapping[str, Any]) -> None:
-    """Logs how many values of a tree of arrays are NaN or infinite, and where, if any are."""
+    """Logs a warning that counts the NaN and infinite values of a tree of arrays, if there are any."""
     leaves = flat_names(params)
     with ThreadPoolExecutor(2) as pool:
         counts = dict(zip(leaves, pool.map(_count_not_finite, leaves.values()), strict=True))
@@ -67,7 +72,7 @@ def _count_not_finite(array: np.ndarray) -> int:
     return sum(row.size - int(np.count_nonzero(np.isfinite(row))) for row in rows)
 
 
-def open_tensors(path: Path) -> dict[str, LazyTensor]:
+def open_tensors(path: Path) -> Tensors:
     """The tensors of a .safetensors file, a .bin pickle, or all the files that a shard index names.
 
     Raises:
@@ -100,8 +105,8 @@ def _weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _open_shards(index: Path) -> dict[str, LazyTensor]:
-    tensors: dict[str, LazyTensor] = {}
+def _open_shards(index: Path) -> Tensors:
+    tensors: Tensors = {}
     for shard in shard_names(index):
         for name, tensor in open_tensors(_shard_path(index, shard)).items():
             if name in tensors:
@@ -131,10 +136,10 @@ def _unreadable() -> np.ndarray:
 
 
 def _require_file(path: Path) -> None:
-    """Says what a file is that is often met in place of weights.
+    """Checks for what is often met in place of a file of weights.
 
     Raises:
-        CheckpointError: it is no file, it is empty, or it stands for a file that Git LFS would bring.
+        CheckpointError: the path is no file, or the file is empty or a pointer of Git LFS.
     """
     with _naming(path):
         if path.exists() and not path.is_file():
@@ -147,7 +152,7 @@ def _require_file(path: Path) -> None:
         raise CheckpointError(f"{path} is a Git LFS pointer, not the weights themselves; run `git lfs pull` beside it.")
 
 
-def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
+def _open_safetensors(path: Path) -> Tensors:
     _require_file(path)
     with _naming(path):
         # pread and not mmap: pages of a mapped file would count as memory until the last tensor is read.
@@ -169,7 +174,7 @@ _SAFETENSORS_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "
 
 
 def load_pickle(path: Path) -> Mapping[str, Any]:
-    """What a PyTorch pickle holds, the tensors in it mapped and not yet read.
+    """Loads a PyTorch pickle; the tensors in it are mapped and not yet read.
 
     Raises:
         CheckpointError: torch is not installed, or the file is damaged or holds more than tensors and plain values.
@@ -200,7 +205,7 @@ def load_pickle(path: Path) -> Mapping[str, Any]:
     return contents
 
 
-def pickled_tensors(path: Path, contents: Mapping[str, Any], wrapper: str | None = None) -> dict[str, LazyTensor]:
+def pickled_tensors(path: Path, contents: Mapping[str, Any], wrapper: str | None = None) -> Tensors:
     """The tensors of a state dict that `load_pickle` found in a file.
 
     Args:
@@ -224,7 +229,7 @@ def pickled_tensors(path: Path, contents: Mapping[str, Any], wrapper: str | None
 
 
 class _MappedState:
-    """A state dict in a mapped file. Pages that were read count as memory, so it is now and then mapped anew."""
+    """A state dict in a mapped file, which is mapped anew now and then because pages that were read count as memory."""
 
     most_mapped = 2**23
 

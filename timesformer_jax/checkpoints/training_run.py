@@ -1,114 +1,92 @@
-"""Parameters out of a training run: its directory, or one of the checkpoints in it.
+"""The layout of a training run's directory, and the parameters in one of its checkpoints."""
 
-The layout is that of training/run_directory.py: `model/` says which model it is, `checkpoints/STEP/state` holds the
-state in Orbax, parameters and their moving average in it.
-"""
-
-import contextlib
-from collections.abc import Generator
+import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import jax
-import numpy as np
-
-from ..config import TimesformerConfig
 from ..errors import CheckpointError
-from .mapping import Params, flat_names, get_leaf, mapping_table, set_leaf
-from .orbax_directory import require_stored
+from .orbax_directory import OrbaxParams, stored_shapes
 
 TrainingWeights = Literal["ema", "last"]
 
-_STATE = "state"
-_KEYS: dict[TrainingWeights, str] = {"ema": "ema", "last": "params"}
-"""What the state calls them."""
+STATE, RUN = "state", "run"
+"""The two items of a checkpoint: the arrays, and what is written of them as JSON."""
+
+_FIELDS: dict[TrainingWeights, str] = {"ema": "ema", "last": "params"}
+"""Where the state, a `TrainState` of training/step.py, has the parameters."""
 
 
-def find_training_state(path: Path) -> tuple[Path, Path] | None:
-    """The state and the model's directory of a run, or of one of its checkpoints; None for any other directory.
+@dataclasses.dataclass(frozen=True)
+class RunLayout:
+    """The parts of a run's directory from which its model can be loaded.
+
+    Attributes:
+        path: the directory.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The recipe."""
+        return self.path / "train_config.json"
+
+    @property
+    def model(self) -> Path:
+        """The directory with configuration and preprocessing of the model."""
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Orbax's directory, with one directory for each step."""
+        return self.path / "checkpoints"
+
+
+def steps_in(directory: Path) -> list[int]:
+    """The steps, in order, whose complete checkpoints a directory holds."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit() and path.is_dir())
+
+
+def find_training_checkpoint(path: Path) -> tuple[Path, Path] | None:
+    """The checkpoint and the model's directory of a run, or of one of its checkpoints; None for any other directory.
 
     Raises:
         CheckpointError: the run has no checkpoint yet.
     """
-    if (path / "train_config.json").is_file():
-        names = [child.name for child in (path / "checkpoints").glob("*") if child.name.isdigit()]
-        if not names:
+    run = RunLayout(path)
+    if run.config.is_file():
+        steps = steps_in(run.checkpoints)
+        if not steps:
             raise CheckpointError(f"{path} is a training run without a checkpoint; wait for its first one.")
-        return path / "checkpoints" / max(names, key=int) / _STATE, path / "model"
-    run = path.absolute().parent.parent
-    if (path / _STATE).is_dir() and (run / "train_config.json").is_file():
-        return path / _STATE, run / "model"
-    return None
+        return run.checkpoints / str(steps[-1]), run.model
+    run = RunLayout(path.absolute().parent.parent)
+    return (path, run.model) if (path / STATE).is_dir() and run.config.is_file() else None
 
 
-def stored_training_params(
-    state: Path, weights: TrainingWeights | None = None
-) -> tuple[TrainingWeights, dict[str, tuple[tuple[int, ...], str]]]:
-    """Which parameters a state keeps, with shape and type of each by its path; none is read.
+def open_training_run(checkpoint: Path, weights: TrainingWeights | None = None) -> OrbaxParams:
+    """Opens the parameters in a checkpoint of a run.
 
     Args:
-        state: from `find_training_state`.
-        weights: as for `load_training_params`.
-
-    Returns:
-        Whether they are the moving average or the parameters of the last step, and the parameters.
+        checkpoint: the directory that `find_training_checkpoint` found.
+        weights: the moving average or the parameters of the last step; None takes the average where there is one.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or keeps no moving average.
     """
-    import orbax.checkpoint as ocp
-
-    with _naming(state), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        tree: Any = checkpointer.metadata(state.absolute()).item_metadata.tree
-        has_average = bool(jax.tree.leaves(tree.get("ema")))
-        if weights == "ema" and not has_average:
-            raise CheckpointError(f"{state.parent} keeps no moving average of the parameters (ema).")
-        weights = weights or ("ema" if has_average else "last")
-        leaves = flat_names(tree[_KEYS[weights]])
-        return weights, {name: (tuple(leaf.shape), str(np.dtype(leaf.dtype))) for name, leaf in leaves.items()}
-
-
-def load_training_params(
-    state: Path, config: TimesformerConfig, dtype: np.dtype | None, weights: TrainingWeights | None
-) -> Params:
-    """Reads the parameters of a classifier into numpy arrays.
-
-    Args:
-        state: from `find_training_state`.
-        config: of the model.
-        dtype: of the arrays; None keeps the files' own.
-        weights: the moving average or the parameters of the last step; None takes the average where there is one.
-
-    Raises:
-        CheckpointError: the checkpoint is damaged, keeps no moving average, or is not of this model.
-    """
-    import orbax.checkpoint as ocp
-
-    weights, stored = stored_training_params(state, weights)
-    require_stored(state.parent, stored, config)
-    template: Params = {}
-    for entry in mapping_table(config, head=True):
-        set_leaf(template, entry.path, 0)
-    item = {_KEYS[weights]: template}
-    restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype), item)
-    args = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
-    with _naming(state), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        # Orbax finds nothing at relative paths.
-        restored = checkpointer.restore(state.absolute(), args=args)[_KEYS[weights]]
-        for entry in mapping_table(config, head=True):
-            found = get_leaf(restored, entry.path)
-            if np.shape(found) != entry.shape or not isinstance(found, np.ndarray):
-                raise CheckpointError(f"{state.parent}: {'/'.join(entry.path)} is not what its metadata says.")
-    return restored
-
-
-@contextlib.contextmanager
-def _naming(state: Path) -> Generator[None]:
-    """Turns what Orbax and TensorStore raise on damaged files, many types, into an error that names the checkpoint."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except Exception as error:  # noqa: BLE001
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{state.parent} is not a readable training checkpoint ({reason}).") from None
+    state = checkpoint / STATE
+    stored = stored_shapes(state, checkpoint)
+    has_average = any(name.startswith(f"{_FIELDS['ema']}/") for name in stored)
+    if weights == "ema" and not has_average:
+        raise CheckpointError(f"{checkpoint} keeps no moving average of the parameters (ema).")
+    weights = weights or ("ema" if has_average else "last")
+    field = _FIELDS[weights]
+    return OrbaxParams(
+        checkpoint,
+        state,
+        {name.removeprefix(f"{field}/"): shape for name, shape in stored.items() if name.startswith(f"{field}/")},
+        f"TimeSformer in training, after step {checkpoint.name}",
+        field,
+        {"weights": {"ema": "moving average", "last": "of the last step; no moving average"}[weights]},
+    )

@@ -1,6 +1,6 @@
-"""ImageNet start: the weights of a ViT become the space-only TimeSformer that computes the same, picture by picture.
+"""ImageNet ViTs, opened as the space-only TimeSformers that compute the same, picture by picture.
 
-From there `adapt` makes a TimeSformer of any attention type as the paper starts its training: temporal attention is a
+From these `adapt` makes a TimeSformer of any attention type as the paper starts its training: temporal attention is a
 copy of the spatial one behind a projection of zero, and time embeddings are zero. The attentions over windows and over
 width of the other schemes start likewise, and the ViT's own attention is then over the lattice, or over height: what
 such a model computes at first is no longer what the ViT does (docs/schemes.md).
@@ -16,12 +16,15 @@ import numpy as np
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError, ConfigError
+from ..parameters import BACKBONE
 from ..support.files import read_json
-from .contents import Contents, Tensors, WeightsFile, without_prefix
-from .mapping import BACKBONE
-from .names import PATCHES, config_from_shapes, renamed, require_model, sides, to_original, with_head_names
-from .preprocessing import Preprocessing
-from .tensors import LazyTensor
+from ..video.processing import VideoProcessor
+from ..video.processor_files import IMAGE_FILE
+from .huggingface import torch_model
+from .names import PATCHES, config_from_shapes, renamed, sides, to_original, with_head_names
+from .stored_model import StoredModel
+from .tensors import LazyTensor, Tensors
+from .weights_file import WeightsFile
 
 PatchOrder = Literal["channels_first", "channels_last"]
 """How a patch was flattened for a linear patch embedding: (channels, height, width) or (height, width, channels)."""
@@ -33,20 +36,21 @@ _DISTILLATION = ("dist_token", "embeddings.distillation_token")
 
 def open_timm_vit(
     file: WeightsFile, prefix: str, known: Mapping[str, Any], patch_order: PatchOrder | None = None
-) -> Contents:
-    """A ViT in timm's layout, as the original's training starts from (`jx_vit_base_p16_224`).
+) -> StoredModel:
+    """Opens a ViT in timm's layout, such as the one from which the original starts (`jx_vit_base_p16_224`).
 
     Args:
         file: the opened file.
         prefix: what stands before the names of its tensors.
         known: config fields that the user gives. `num_labels` or `id2label` ask for a new classifier.
-        patch_order: for a patch embedding that is a linear layer; None is timm's own, channels first.
+        patch_order: how patches were flattened for a patch embedding that is a linear layer; None is timm's own order,
+            channels first.
 
     Raises:
-        CheckpointError: tensors are missing, unknown or wrongly shaped, or something that nobody can tell was not
-            given; the message names the argument.
+        CheckpointError: tensors are missing, unknown or wrongly shaped, or an argument is needed that was not given;
+            the message names it.
     """
-    tensors, dropped = _without_extras(file.path, without_prefix(file.tensors, prefix), prefix)
+    tensors, dropped = _without_extras(file.path, file.without_prefix(prefix), prefix)
     tensors = renamed(file.path, tensors)
     tensors[PATCHES] = _convolution(file.path, tensors, known, patch_order or "channels_first")
     config = config_from_shapes(
@@ -57,46 +61,44 @@ def open_timm_vit(
     def own_name(name: str) -> str:
         return prefix + to_original(name)
 
-    require_model(file.path, named, config, own_name)
     # The published ViTs in this layout were made by several hands with several normalisations and don't say which: the
     # original trains with its own.
-    return _start(config, named, own_name, dropped, known, Preprocessing(config.image_shape, channel_order="rgb"))
+    return _start(file.path, config, named, own_name, dropped, known, VideoProcessor())
 
 
 def open_transformers_vit(
     file: WeightsFile, prefix: str, known: Mapping[str, Any], patch_order: PatchOrder | None = None
-) -> Contents:
-    """A `ViTModel` or `ViTForImageClassification` of Transformers, with its config.json beside it.
+) -> StoredModel:
+    """Opens a `ViTModel` or `ViTForImageClassification` of Transformers, which has its config.json beside it.
 
-    Its LayerNorm's epsilon (1e-12), dropout rates and activation come along, and so does the normalisation of its
-    preprocessor_config.json.
+    The config gives the LayerNorm's epsilon (1e-12), dropout rates and activation, and preprocessor_config.json the
+    normalisation.
 
     Args:
         file: the opened file.
         prefix: what stands before the names of its tensors.
         known: config fields that the user gives. `num_labels` or `id2label` ask for a new classifier.
-        patch_order: for a patch embedding that is a linear layer, which has to say it.
+        patch_order: how patches were flattened; needed where the patch embedding is a linear layer.
 
     Raises:
         CheckpointError: tensors are missing, unknown or wrongly shaped.
         ConfigError: its config.json is impossible.
     """
     config_file = file.path.parent / "config.json"
-    tensors, dropped = _without_extras(file.path, without_prefix(file.tensors, prefix), prefix)
+    tensors, dropped = _without_extras(file.path, file.without_prefix(prefix), prefix)
     tensors = _fused(file.path, tensors)
     tensors[PATCHES] = _convolution(file.path, tensors, known, patch_order)
     config = TimesformerConfig.from_dict(_config_values(read_json(config_file, CheckpointError)), str(config_file))
     named = with_head_names(tensors)
 
     def own_name(name: str) -> str:
-        return name if name.startswith("classifier.") else prefix + name
+        return name if name.startswith("classifier.") else prefix + name.removeprefix(f"{BACKBONE}.")
 
-    require_model(file.path, named, config, own_name)
-    return _start(config, named, own_name, dropped, known, _preprocessing(file.path.parent, config))
+    return _start(file.path, config, named, own_name, dropped, known, _processor(file.path.parent / IMAGE_FILE))
 
 
 def _without_extras(path: Path, tensors: Tensors, prefix: str) -> tuple[Tensors, tuple[str, ...]]:
-    """Takes out the layers behind the features; refuses what would change the features if it were taken out."""
+    """Takes out the layers behind the features, and refuses a ViT whose features depend on others."""
     for name in _DISTILLATION:
         if name in tensors:
             raise CheckpointError(
@@ -136,20 +138,20 @@ def _convolution(path: Path, tensors: Tensors, known: Mapping[str, Any], order: 
 
 
 def _fused(path: Path, tensors: Tensors) -> Tensors:
-    """Queries, keys and values in one tensor, as TimeSformer has them."""
+    """The tensors with queries, keys and values fused into one, as TimeSformer has them."""
     fused: Tensors = {}
     for name, tensor in tensors.items():
         match = re.fullmatch(r"(.*\.attention\.attention\.)(query|key|value)\.(weight|bias)", name)
         if match is None:
             fused[name] = tensor
             continue
-        start, _, kind = match.groups()
-        names = [f"{start}{part}.{kind}" for part in ("query", "key", "value")]
+        start, _, suffix = match.groups()
+        names = [f"{start}{part}.{suffix}" for part in ("query", "key", "value")]
         missing = [other for other in names if other not in tensors]
         if missing or len({tensors[other].shape for other in names}) > 1:
             problem = f"{', '.join(missing)} missing" if missing else f"{', '.join(names)} of several shapes"
             raise CheckpointError(f"{path} is no ViT of Transformers: {problem}.")
-        fused[f"{start}qkv.{kind}"] = _concatenated([tensors[other] for other in names])
+        fused[f"{start}qkv.{suffix}"] = _concatenated([tensors[other] for other in names])
     return fused
 
 
@@ -161,7 +163,7 @@ def _concatenated(parts: list[LazyTensor]) -> LazyTensor:
 
 
 def _config_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A ViT's config.json as that of the space-only TimeSformer with the same weights."""
+    """The config.json of the space-only TimeSformer with the weights of a ViT."""
     shared = (
         *("image_size", "patch_size", "num_channels", "hidden_size", "num_hidden_layers", "num_attention_heads"),
         *("intermediate_size", "hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob"),
@@ -171,28 +173,24 @@ def _config_values(values: Mapping[str, Any]) -> dict[str, Any]:
     return taken | {"layer_norm_eps": values.get("layer_norm_eps", 1e-12), "attention_type": "space_only"}
 
 
-def _preprocessing(directory: Path, config: TimesformerConfig) -> Preprocessing:
-    """The ViT's own normalisation, or that of Transformers' ViTImageProcessor where there is no file."""
-    file = directory / "preprocessor_config.json"
+def _processor(file: Path) -> VideoProcessor:
+    """A preprocessing with the ViT's own mean and deviation, or those of ViTImageProcessor where there is no file."""
     values = read_json(file, ConfigError) if file.is_file() else {}
-    statistics = {}
-    for field, name in (("mean", "image_mean"), ("std", "image_std")):
-        value = values.get(name, [0.5] * config.num_channels)
-        if not isinstance(value, list) or not all(isinstance(number, int | float) for number in value):
-            raise ConfigError(f"{file}: {name} must be a list of numbers, not {value!r}.")
-        statistics[field] = tuple(float(number) for number in value)
-    return Preprocessing(config.image_shape, **statistics, channel_order="rgb")
+    return VideoProcessor.from_dict(
+        {name: values.get(name, [0.5] * 3) for name in ("image_mean", "image_std")}, str(file)
+    )
 
 
 def _start(
+    path: Path,
     config: TimesformerConfig,
     tensors: Tensors,
     own_name: Callable[[str], str],
     dropped: tuple[str, ...],
     known: Mapping[str, Any],
-    preprocessing: Preprocessing,
-) -> Contents:
-    """Keeps the ViT's classifier only where no classes are asked for: those of a video are others, if as many."""
+    processor: VideoProcessor,
+) -> StoredModel:
+    """The stored model; it keeps the ViT's classifier only where no classes are asked for, since videos have others."""
     if "num_labels" in known or "id2label" in known:
         head = sorted(name for name in tensors if name.startswith("classifier."))
         dropped += tuple(map(own_name, head))
@@ -200,4 +198,13 @@ def _start(
         config = config.replace(num_labels=0)
     elif "classifier.weight" not in tensors:
         config = config.replace(id2label=None)
-    return Contents("vit", config, tensors, dropped, preprocessing)
+    return torch_model(
+        path,
+        tensors,
+        config,
+        "ViT, from which the training of a TimeSformer can start",
+        own_name,
+        dropped=dropped,
+        processor=processor if config.num_channels == 3 else None,
+        is_vit=True,
+    )

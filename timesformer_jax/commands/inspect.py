@@ -1,4 +1,4 @@
-"""`timesformer inspect`: what a checkpoint is."""
+"""`timesformer inspect` says what a checkpoint is."""
 
 import dataclasses
 

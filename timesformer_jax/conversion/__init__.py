@@ -1,4 +1,4 @@
-"""Checkpoints from one format to another, and the comparison of both sides."""
+"""Conversion of checkpoints between formats, and the comparison of PyTorch with Flax."""
 
 from .convert import convert_flax_to_hf, convert_hf_to_flax
 

@@ -1,4 +1,4 @@
-"""Checkpoints from one format to another: to Orbax for JAX, and to safetensors for Transformers."""
+"""Converts checkpoints: to Orbax for JAX, and to safetensors for Transformers."""
 
 from collections.abc import Callable
 from os import PathLike
@@ -10,24 +10,24 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from ..checkpoints.formats import open_files, recognise
 from ..checkpoints.hub import HubOptions
 from ..checkpoints.huggingface import find_weights, require_known
-from ..checkpoints.mapping import BACKBONE
-from ..checkpoints.open import Checkpoint, load_checkpoint, open_checkpoint
-from ..checkpoints.orbax_directory import is_converted, save_params
-from ..checkpoints.recognition import open_contents
+from ..checkpoints.mapping import Params
+from ..checkpoints.open import Checkpoint, load_checkpoint, open_checkpoint, processor_for
+from ..checkpoints.orbax_directory import is_converted
 from ..checkpoints.source import Source, locate
-from ..checkpoints.tensors import open_tensors
 from ..errors import CheckpointError
-from ..inference.loading import processor_for
 from ..model.modeling import TimesformerForVideoClassification, TimesformerModel
+from ..parameters import BACKBONE
 from ..support.files import write_atomically
 from ..support.progress import say, step
 from ..video.processing import VideoProcessor
 from ..video.reading import Video, read_clip
 from .verify import Difference, print_differences, random_clip, require_explained, require_reference, verify
 
-Write = Callable[[Path, Checkpoint, VideoProcessor], None]
+Model = TimesformerForVideoClassification | TimesformerModel
+Save = Callable[[Model, Path, Params, VideoProcessor], None]
 
 
 def convert_hf_to_flax(
@@ -43,12 +43,12 @@ def convert_hf_to_flax(
 ) -> list[Difference]:
     """Converts a PyTorch checkpoint to a directory that JAX jobs read without torch.
 
-    It holds config.json, preprocessor_config.json and the parameters in Orbax.
+    The directory holds config.json, preprocessor_config.json and the parameters in Orbax.
 
     Args:
         source: a Transformers directory or weights file, a Hub id, an original .pyth file or a ViT.
-        destination: the directory to make: whole, or not at all.
-        param_dtype: of the stored parameters; None keeps the file's own.
+        destination: the directory to make. It is written as a whole, or not at all.
+        param_dtype: the type of the stored parameters; None keeps the file's own.
         overwrite: replace an existing checkpoint at the destination, once the new one is complete.
         check: run PyTorch and Flax on the same clip, print how they differ, and fail if float32 does not explain it.
         video: the clip to compare on; random pixel values when None.
@@ -59,20 +59,18 @@ def convert_hf_to_flax(
         The differences found by `check`; empty without it.
 
     Raises:
-        CheckpointError: the source can't be read, the destination exists, or something has to be given.
+        CheckpointError: the source can't be read, the destination exists, or an argument is missing.
         VerificationError: the two models differ by more than float32 explains.
     """
     found = locate(source, hub)
-    if found.is_converted:
+    if found.layout == "converted directory":
         raise CheckpointError(f"{found.name} is a converted directory already.")
 
-    def write(directory: Path, checkpoint: Checkpoint, processor: VideoProcessor) -> None:
-        checkpoint.config.save_json_file(directory / "config.json")
-        processor.save_pretrained(directory)
-        save_params(directory, checkpoint.params)
+    def save(model: Model, directory: Path, params: Params, processor: VideoProcessor) -> None:
+        model.save_converted(directory, params, processor=processor)
 
     options["dtype"] = None if param_dtype is None else np.dtype(jnp.dtype(param_dtype))
-    return _convert(found, Path(destination), write, overwrite, check, video, options, to_transformers=False)
+    return _convert(found, Path(destination), save, overwrite, check, video, options, to_transformers=False)
 
 
 def convert_flax_to_hf(
@@ -88,15 +86,15 @@ def convert_flax_to_hf(
 ) -> list[Difference]:
     """Converts a checkpoint to a directory that Transformers 4.56 and 5.x load.
 
-    It holds config.json, preprocessor_config.json, a model card and safetensors.
+    The directory holds config.json, preprocessor_config.json, a model card and safetensors.
 
     Args:
         source: a converted directory, or any other checkpoint that `load_checkpoint` reads.
-        destination: as for `convert_hf_to_flax`, and so are the arguments that are not described here.
+        destination: the directory to make. It is written as a whole, or not at all.
         max_shard_size: bytes, or a text such as "500MB", above which the weights are cut into several files.
-        overwrite: replace an existing checkpoint.
-        check: compare with PyTorch, which runs what was written.
-        video: the clip to compare on.
+        overwrite: replace an existing checkpoint at the destination, once the new one is complete.
+        check: as for `convert_hf_to_flax`; PyTorch runs what was written.
+        video: the clip to compare on; random pixel values when None.
         hub: how to reach the Hub.
         **options: other arguments of `load_checkpoint`.
 
@@ -104,24 +102,22 @@ def convert_flax_to_hf(
         The differences found by `check`; empty without it.
 
     Raises:
-        CheckpointError: the source can't be read, the destination exists, something has to be given, or Transformers
-            has no such model.
+        CheckpointError: the source can't be read, the destination exists, an argument is missing, or Transformers has
+            no such model.
         VerificationError: the two models differ by more than float32 explains.
     """
 
-    def write(directory: Path, checkpoint: Checkpoint, processor: VideoProcessor) -> None:
-        _model_class(checkpoint)(checkpoint.config).save_pretrained(
-            directory, checkpoint.params, processor=processor, max_shard_size=max_shard_size
-        )
+    def save(model: Model, directory: Path, params: Params, processor: VideoProcessor) -> None:
+        model.save_pretrained(directory, params, processor=processor, max_shard_size=max_shard_size)
 
     found = locate(source, hub)
-    return _convert(found, Path(destination), write, overwrite, check, video, options, to_transformers=True)
+    return _convert(found, Path(destination), save, overwrite, check, video, options, to_transformers=True)
 
 
 def _convert(
     source: Source,
     destination: Path,
-    write: Write,
+    save: Save,
     overwrite: bool,
     check: bool,
     video: Video | None,
@@ -138,15 +134,14 @@ def _convert(
     with step(f"reading {source.weights}"):
         checkpoint = opened.read()
     processor = processor_for(checkpoint)
-    if checkpoint.preprocessing is None and source.processor_file is None:
+    if checkpoint.processor is None and source.processor_file is None:
         say(
             f"{source.name} has no preprocessor_config.json; writing that of the published TimeSformer models "
             f"(mean {processor.image_mean}, standard deviation {processor.image_std})."
         )
     with write_atomically(destination) as temporary:
-        temporary.mkdir()
         with step(f"writing {destination}"):
-            write(temporary, checkpoint, processor)
+            save(_model(checkpoint), temporary, checkpoint.params, processor)
         if not check:
             return []
         clip = random_clip(checkpoint.config)
@@ -160,21 +155,25 @@ def _convert(
 def _verify(
     source: Source, written: Path, adapted: bool, clip: Float[np.ndarray, "1 t h w c"], options: dict[str, Any]
 ) -> list[Difference]:
-    """Compares PyTorch with Flax, one on the source and one on what was written, read back from the disk."""
+    """Compares PyTorch with Flax: one runs the source, the other what was written, read back from the disk."""
     with step("running PyTorch and Flax on the same clip"):
-        if is_converted(written):
+        output = locate(written)
+        if output.layout == "converted directory":
             if adapted:
                 raise CheckpointError(
                     f"{source.name} can't be compared with PyTorch while it is changed on the way (another size, "
                     "classifier or attention); convert it as it is, or without verification."
                 )
-            tensors = open_contents(source, options, options.get("patch_order")).tensors
-            checkpoint = load_checkpoint(Source(written, written, str(written)))
+            stored = recognise(source, open_files(source), options, options.get("patch_order"))
+            checkpoint = load_checkpoint(output)
         else:
-            tensors = open_tensors(locate(written).weights)
+            stored = recognise(output, open_files(output), {})
             checkpoint = load_checkpoint(source, **options)
-        model = _model_class(checkpoint)(checkpoint.config)
-        differences = verify(tensors, model, checkpoint.params, clip)
+        if stored.tensors is None:
+            raise CheckpointError(
+                f"{source.name} holds no PyTorch weights to compare with; convert it without --verify."
+            )
+        differences = verify(stored.tensors, _model(checkpoint), checkpoint.params, clip)
     print_differences(differences)
     require_explained(differences)
     return differences
@@ -190,5 +189,5 @@ def _require_free(destination: Path, overwrite: bool) -> None:
         raise CheckpointError(f"{destination} is no checkpoint, so it is not overwritten; choose another name.")
 
 
-def _model_class(checkpoint: Checkpoint) -> type[TimesformerForVideoClassification | TimesformerModel]:
-    return TimesformerForVideoClassification if BACKBONE in checkpoint.params else TimesformerModel
+def _model(checkpoint: Checkpoint) -> Model:
+    return (TimesformerForVideoClassification if BACKBONE in checkpoint.params else TimesformerModel)(checkpoint.config)

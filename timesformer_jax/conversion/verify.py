@@ -1,4 +1,4 @@
-"""The same clip through PyTorch and through Flax: where, and by how much, the two differ."""
+"""Runs the same clip through PyTorch and Flax, and tells where and by how much the two differ."""
 
 import dataclasses
 import importlib
@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ..checkpoints.huggingface import has_head, require_known
-from ..checkpoints.mapping import BACKBONE, Params
+from ..checkpoints.mapping import Params
 from ..checkpoints.tensors import LazyTensor
 from ..config import TimesformerConfig
 from ..errors import CheckpointError, VerificationError
 from ..model.modeling import TimesformerForVideoClassification, TimesformerModel
+from ..parameters import BACKBONE
 
 TOLERANCE = 2e-5
 """Largest difference that float32 explains, relative to the largest value: rounding (6e-8 a step) over some hundred
@@ -25,12 +26,12 @@ dependent steps. PyTorch itself differs by about as much between its float32 and
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """One output of the two models.
+    """The difference between the two models in one output.
 
     Attributes:
-        name: which one.
-        largest_difference: absolute.
-        largest_value: absolute, of PyTorch's output.
+        name: which output it is.
+        largest_difference: the largest absolute difference.
+        largest_value: the largest absolute value of PyTorch's output.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Difference:
 
     @property
     def explained(self) -> bool:
-        """Whether float32 rounding explains the difference; NaN it never does."""
+        """Whether float32 rounding explains the difference; it never explains NaN."""
         return self.relative <= TOLERANCE
 
 
@@ -62,11 +63,11 @@ def verify(
 ) -> list[Difference]:
     """Runs a PyTorch checkpoint with Transformers and a Flax model on one clip, both in float32.
 
-    The PyTorch model gets its tensors by their own names, so that the mapping table has no part in it, rounded to the
-    type in which `params` are stored.
+    The PyTorch model gets its tensors by their own names, so that the mapping table has no part in it, and rounded to
+    the type in which `params` are stored.
 
     Args:
-        tensors: a state dict under the names of Transformers.
+        tensors: a state dict with the names of Transformers.
         model: the same model in Flax.
         params: its parameters.
         pixel_values: one clip.
@@ -92,7 +93,7 @@ def verify(
 
 
 def print_differences(differences: Sequence[Difference]) -> None:
-    """Prints a table of them."""
+    """Prints a table of differences."""
     table = Table("output", "largest difference", "largest value", "relative", "")
     for d in differences:
         verdict = "ok" if d.explained else "DIFFERS"
@@ -104,7 +105,7 @@ def require_explained(differences: Sequence[Difference]) -> None:
     """Checks that float32 rounding explains every difference.
 
     Raises:
-        VerificationError: it doesn't; names the outputs.
+        VerificationError: it does not; the message names the first output.
     """
     unexplained = [d.name for d in differences if not d.explained]
     if unexplained:
@@ -128,7 +129,7 @@ def require_reference() -> None:
     """Checks that PyTorch and Transformers can be imported.
 
     Raises:
-        CheckpointError: one can't.
+        CheckpointError: one of them can't.
     """
     try:
         importlib.import_module("torch")

@@ -17,12 +17,11 @@ import numpy as np
 
 from ..checkpoints.fingerprints import fingerprints
 from ..checkpoints.mapping import Params
-from ..checkpoints.open import load_checkpoint
+from ..checkpoints.open import load_checkpoint, processor_for
 from ..config import TimesformerConfig
 from ..data.batches import class_names, evaluation_clips
 from ..data.config import ClipShape, DataConfig
 from ..errors import ConfigError, DataError
-from ..inference.loading import processor_for
 from ..model.modeling import TimesformerForVideoClassification
 from ..sharding import BatchPlace, MeshConfig, batch_share, make_mesh, shardings_of, use_mesh
 from ..support.display import Display

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 
 from ..checkpoints.hub import HubOptions
 from ..checkpoints.mapping import Params
-from ..checkpoints.open import open_checkpoint
+from ..checkpoints.open import open_checkpoint, processor_for
 from ..checkpoints.source import Source
 from ..errors import VideoError
 from ..model.embeddings import check_pixel_values
@@ -28,7 +28,7 @@ from ..video.streaming import stream_clips
 from ..video.windows import Windows, spread_clips
 from .batching import Forward, Variables, Weights, compile_ahead
 from .folding import inference_module
-from .loading import clip_shape, folded_variables, in_background, processor_for, processor_to_fold
+from .loading import clip_shape, folded_variables, in_background, processor_to_fold
 from .predictions import Answer, LongAnswer, Prediction, WindowAnswer, best_predictions
 
 WORKERS = 2

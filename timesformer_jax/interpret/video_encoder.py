@@ -11,11 +11,10 @@ from jaxtyping import Float32, UInt8
 
 from ..checkpoints.hub import HubOptions
 from ..checkpoints.mapping import BACKBONE, Params
-from ..checkpoints.open import load_checkpoint
+from ..checkpoints.open import load_checkpoint, processor_for
 from ..checkpoints.source import Source
 from ..config import TimesformerConfig
 from ..errors import ConfigError
-from ..inference.loading import processor_for
 from ..model.modeling import TimesformerForVideoClassification, TimesformerModel
 from ..video.processing import VideoProcessor
 from ..video.reading import Video, read_clip

@@ -15,12 +15,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from ..checkpoints.fingerprints import different, fingerprints
+from ..checkpoints.training_run import RUN, STATE, steps_in
 from ..support.distributed import announce, from_first, in_all, is_first, wait_for_all
 from .recipe import Checkpointing
 from .step import TrainState
-
-STATE, RUN = "state", "run"
-"""The two items of a checkpoint: the arrays, and what is written of them as JSON."""
 
 
 class Checkpoints:
@@ -172,13 +170,6 @@ class _Best(preservation_policy.PreservationPolicy):
         known = [info.step for info in checkpoints if info.step in self.accuracies]
         best = max(known, key=lambda step: (self.accuracies[step], step), default=None)
         return [info.step == best for info in checkpoints]
-
-
-def steps_in(directory: Path) -> list[int]:
-    """The steps of which a directory holds complete checkpoints, in order."""
-    if not directory.is_dir():
-        return []
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit() and path.is_dir())
 
 
 def _reason(error: BaseException) -> str:

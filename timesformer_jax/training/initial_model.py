@@ -10,11 +10,10 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from ..checkpoints.mapping import Params, mapping_table, set_leaf
-from ..checkpoints.open import load_checkpoint
+from ..checkpoints.open import load_checkpoint, processor_for
 from ..config import TimesformerConfig
 from ..data.config import ClipShape
 from ..errors import ConfigError
-from ..inference.loading import processor_for
 from ..model.modeling import TimesformerForVideoClassification
 from ..schemes import attention_steps
 from ..support.dtypes import require_x64

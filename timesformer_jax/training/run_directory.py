@@ -22,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.training_run import RunLayout
 from ..errors import TimesformerError
 from ..support.files import read_json, write_atomically
 from .recipe import TrainConfig
@@ -39,19 +40,8 @@ class RunError(TimesformerError):
 
 
 @dataclasses.dataclass(frozen=True)
-class RunDirectory:
-    """The paths in a run directory.
-
-    Attributes:
-        path: the directory.
-    """
-
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        """The recipe."""
-        return self.path / "train_config.json"
+class RunDirectory(RunLayout):
+    """The paths in a run directory; those of model and checkpoints are in `RunLayout`."""
 
     @property
     def data(self) -> Path:
@@ -62,16 +52,6 @@ class RunDirectory:
     def versions(self) -> Path:
         """Each start's versions and devices."""
         return self.path / "versions.jsonl"
-
-    @property
-    def model(self) -> Path:
-        """Configuration and preprocessing of the model."""
-        return self.path / "model"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Orbax's directory."""
-        return self.path / "checkpoints"
 
     @property
     def metrics(self) -> Path:

@@ -1,4 +1,4 @@
-"""Checkpoint files as others publish them, made from tiny Transformers models: the original repository's and timm's."""
+"""PyTorch checkpoints as the original repository and timm publish them, made from tiny models of Transformers."""
 
 from pathlib import Path
 from typing import Any

@@ -1,0 +1,68 @@
+"""Tells the formats of checkpoints apart by what is inside. Each has an opener, and this module alone knows all."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import CheckpointError
+from ..support.files import read_json
+from .huggingface import torch_model
+from .names import PATCHES
+from .orbax_directory import OrbaxParams, open_converted
+from .original import MARK, is_original, open_original
+from .source import Source
+from .stored_model import StoredModel
+from .training_run import TrainingWeights, open_training_run
+from .vit import PatchOrder, open_timm_vit, open_transformers_vit
+from .weights_file import WeightsFile, open_weights_file
+
+
+def open_files(source: Source, training_weights: TrainingWeights | None = None) -> WeightsFile | OrbaxParams:
+    """Opens the files of a checkpoint: gives the names and shapes of what they hold, and reads none of it.
+
+    Args:
+        source: where the checkpoint is.
+        training_weights: which parameters of a training run to take, see `open_checkpoint`.
+
+    Raises:
+        CheckpointError: the files are damaged, or hold no tensors.
+    """
+    match source.layout:
+        case "weights file":
+            return open_weights_file(source.weights)
+        case "converted directory":
+            return open_converted(source.weights)
+        case "training run":
+            return open_training_run(source.weights, training_weights)
+
+
+def recognise(
+    source: Source, files: WeightsFile | OrbaxParams, known: Mapping[str, Any], patch_order: PatchOrder | None = None
+) -> StoredModel:
+    """Tells which model the files of a checkpoint hold, by the names of its tensors.
+
+    Args:
+        source: where the checkpoint is.
+        files: its files, opened.
+        known: config fields that the user gives, for what a file does not tell.
+        patch_order: how patches were flattened (see vit.py).
+
+    Raises:
+        CheckpointError: the files hold no model that is known here, or an argument is needed that was not given; the
+            message names it.
+        ConfigError: no model can have its config.
+    """
+    if isinstance(files, OrbaxParams):
+        return files.model(source.config())
+    prefix = files.prefix_before(MARK)
+    if prefix is not None:
+        if is_original(files):
+            return open_original(files, prefix, known)
+        return open_timm_vit(files, prefix, known, patch_order)
+    config_file = source.directory / "config.json"
+    prefix = files.prefix_before(PATCHES)
+    if prefix is None and not config_file.is_file():
+        names = ", ".join(list(files.tensors)[:3])
+        raise CheckpointError(f"{files.path} is no TimeSformer and no ViT: its tensors are called {names} and so on.")
+    if config_file.is_file() and read_json(config_file, CheckpointError).get("model_type") == "vit":
+        return open_transformers_vit(files, prefix or "", known, patch_order)
+    return torch_model(files.path, files.tensors, source.config(), "TimeSformer in the format of Transformers")
