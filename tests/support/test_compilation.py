@@ -16,7 +16,7 @@ from tiny_flax import BATCH, clips, tiny_flax
 
 from timesformer_jax import VideoProcessor
 from timesformer_jax.evaluation import metrics as evaluate
-from timesformer_jax.evaluation.metrics import make_predict
+from timesformer_jax.evaluation.prediction import make_predict
 from timesformer_jax.inference import batching as forward
 from timesformer_jax.inference.batching import compiled_forward
 from timesformer_jax.inference.folding import fold_for_inference

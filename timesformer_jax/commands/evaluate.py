@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ..data.config import DataConfig
+from ..data.config import DataConfig, Views
 from ..sharding import MeshConfig
 from ..support.distributed import ProcessOptions, is_first, joined, wait_for_all
 from ..support.dtypes import DTypeName, enable_x64
@@ -49,7 +49,7 @@ class Evaluate:
         """Evaluates, and prints a table."""
         enable_x64(self.dtype)
         with joined(self.processes):
-            from ..evaluation.evaluate import Views, evaluate
+            from ..evaluation.evaluate import evaluate
 
             evaluation = evaluate(
                 self.checkpoint,

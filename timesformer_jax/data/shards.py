@@ -1,4 +1,4 @@
-"""Videos in few large files, as `packing.py` writes them: ArrayRecord shards and a manifest.
+"""Reads videos from few large files, which `packing.py` writes: ArrayRecord shards and a manifest.
 
 A shard holds some hundred videos as they are, byte for byte, in the order of the list. Each record is a MessagePack
 map with "id" (place in the original list), "name", "label" and "video" (the file's bytes), or "pictures" (a map from
@@ -32,12 +32,12 @@ class PackedVideos:
     """The videos in a folder of shards.
 
     Attributes:
-        folder: with the shards and the manifest.
-        shards: (file name, number of videos) of each.
-        labels: of the videos.
-        names: what the list called the videos, encoded in UTF-8 (as in `VideoFiles`).
-        classes: names of the labels.
-        fingerprint: that of the videos before they were packed, without those that were left out.
+        folder: the folder that holds the shards and the manifest.
+        shards: file name and number of videos of each shard.
+        labels: the class of each video.
+        names: the names of the videos in their list, encoded in UTF-8 (as in `VideoFiles`).
+        classes: the names of the labels.
+        fingerprint: the fingerprint of the videos before they were packed, without those that were left out.
     """
 
     folder: Path
@@ -49,10 +49,10 @@ class PackedVideos:
 
     @classmethod
     def open_folder(cls, folder: str) -> "PackedVideos":
-        """Read the manifest, and see that the shards are there.
+        """Reads the manifest, and checks that the shards are there.
 
         Raises:
-            DataError: if the manifest can't be used, or a shard is missing or has another size.
+            DataError: the manifest can't be used, or a shard is missing or has another size.
         """
         if storage.is_url(folder):
             raise DataError(f"{folder}: packed shards are read from a mounted file system only (gcsfuse mounts gs://).")
@@ -82,7 +82,7 @@ class PackedVideos:
         return len(self.labels)
 
     def name(self, index: int) -> str:
-        """What the list called a video."""
+        """The name of a video in its list."""
         return self.names[index].decode()
 
     def label(self, index: int) -> int:
