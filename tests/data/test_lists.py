@@ -10,7 +10,8 @@ from PIL import Image
 
 from timesformer_jax.data.config import DataConfig
 from timesformer_jax.data.lists import read_text_list
-from timesformer_jax.data.sources import VideoFiles, Videos, open_data, read_videos
+from timesformer_jax.data.sources import VideoFiles, open_data, read_videos
+from timesformer_jax.data.videos import Videos
 from timesformer_jax.errors import DataError, TimesformerError
 from timesformer_jax.video.packets import EncodedVideo
 from timesformer_jax.video.reading import Pictures, read_by_rule

@@ -18,7 +18,8 @@ from timesformer_jax.data.batches import TrainingBatches
 from timesformer_jax.data.config import ClipShape, DataConfig
 from timesformer_jax.data.packing import pack
 from timesformer_jax.data.shards import PackedVideos
-from timesformer_jax.data.sources import Videos, read_videos
+from timesformer_jax.data.sources import read_videos
+from timesformer_jax.data.videos import Videos
 from timesformer_jax.errors import DataError, VideoError
 from timesformer_jax.video.reading import read_by_rule
 

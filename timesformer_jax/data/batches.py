@@ -15,7 +15,7 @@ from .bad_videos import BadVideos, path_for_process
 from .config import ClipShape, DataConfig, Views
 from .pipeline import Batches
 from .samples import EvaluationSamples, TrainingSamples
-from .sources import Videos
+from .videos import Videos
 
 _ENDLESS = 2**50
 

@@ -76,10 +76,8 @@ class MotionTask:
     distractors: int = 0
 
     def __post_init__(self) -> None:
-        if not self.kinds or not set(self.kinds) <= set(get_args(MotionKind)) or len(set(self.kinds)) < len(self.kinds):
-            raise DataError(
-                f"kinds must name each of {', '.join(get_args(MotionKind))} at most once, not {self.kinds}."
-            )
+        if not self.kinds or not set(self.kinds) <= set(PAIRS) or len(set(self.kinds)) < len(self.kinds):
+            raise DataError(f"kinds must name each of {', '.join(PAIRS)} at most once, not {self.kinds}.")
         if self.size < 16 or self.size % 2:
             raise DataError(f"size must be an even number of pixels from 16 on, not {self.size}.")
         if self.frames < 2 or self.distractors < 0:

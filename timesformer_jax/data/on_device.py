@@ -72,7 +72,7 @@ def symmetric_beta(key: Array, parameter: float, count: int) -> Float[Array, " {
 
 
 def rectangles(key: Array, area: Float[Array, " b"], height: int, width: int) -> Float[Array, "b {height} {width}"]:
-    """Makes masks that are 1 inside rectangles, which cover these shares of a picture and have its shape, and 0 outside.
+    """Makes masks: 1 inside rectangles that cover these shares of a picture and have its shape, 0 outside.
 
     The centre is uniform over the picture; what falls outside of it is cut off.
     """
@@ -91,7 +91,7 @@ def rectangles(key: Array, area: Float[Array, " b"], height: int, width: int) ->
 def normalize(
     frames: UInt8[Array, "*b t height width c"], processor: VideoProcessor, dtype: Any
 ) -> Float[Array, "*b t height width c"]:
-    """Makes pixel values of frames of 0 to 255, equal to `VideoProcessor.rescale_and_normalize` but for the last bits."""
+    """Normalises frames of 0 to 255 like `VideoProcessor.rescale_and_normalize`; only the last bits may differ."""
     if processor.channel_order == "bgr":
         frames = frames[..., ::-1]
     pixel_values = frames.astype(dtype) * (processor.rescale_factor if processor.do_rescale else 1)

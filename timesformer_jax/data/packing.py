@@ -18,7 +18,7 @@ from ..video.packets import EncodedVideo
 from ..video.reading import probe
 from . import storage
 from .shards import FORMAT, MANIFEST, VERSION
-from .sources import Videos, fingerprint
+from .videos import Videos, fingerprint
 
 UNFINISHED = "packing.json"
 """Says what is being packed into a folder, until the manifest takes its place."""

@@ -16,7 +16,7 @@ from .augmentation import augment_clip
 from .bad_videos import BadVideos, require_few
 from .clips import UNIFORM_DRAWS, crop_and_resize, random_crop, read_clips, uniform_crops
 from .config import ClipShape, DataConfig, Views
-from .sources import Videos
+from .videos import Videos
 
 Sample = dict[str, Any]
 """What a batch is stacked of: "frames", "labels", "ids", and "valid" in evaluation."""

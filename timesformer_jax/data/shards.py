@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32, Shaped
 
 from ..errors import DataError, VideoError
 from ..support.files import read_json
 from ..video.packets import EncodedVideo
 from ..video.reading import Pictures
 from . import storage
+from .videos import Videos
 
 MANIFEST = "manifest.json"
 """The file that makes a folder one of packed shards."""
@@ -28,24 +28,16 @@ VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PackedVideos:
-    """The videos in a folder of shards.
+class PackedVideos(Videos):
+    """The videos in a folder of shards; fingerprint and names are those before they were packed.
 
     Attributes:
         folder: the folder that holds the shards and the manifest.
         shards: file name and number of videos of each shard.
-        labels: the class of each video.
-        names: the names of the videos in their list, encoded in UTF-8 (as in `VideoFiles`).
-        classes: the names of the labels.
-        fingerprint: the fingerprint of the videos before they were packed, without those that were left out.
     """
 
     folder: Path
     shards: tuple[tuple[str, int], ...]
-    labels: Int32[np.ndarray, " n"] = dataclasses.field(repr=False)
-    names: Shaped[np.ndarray, " n"] = dataclasses.field(repr=False)
-    classes: tuple[str, ...]
-    fingerprint: str
 
     @classmethod
     def open_folder(cls, folder: str) -> "PackedVideos":
@@ -65,7 +57,7 @@ class PackedVideos:
             labels = np.array(values["labels"], np.int32)
             names = np.array([str(name).encode() for name in values["names"]])
             classes = tuple(map(str, values["classes"]))
-            stamp = str(values["fingerprint"])
+            fingerprint = str(values["fingerprint"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path} is damaged ({error!r}); pack the videos again.") from None
         for name, _, size in shards:
@@ -76,21 +68,11 @@ class PackedVideos:
                 raise DataError(f"{file} {what}; copy it again, or pack the videos again.")
         if not len(labels) == len(names) == sum(count for _, count, _ in shards) > 0:
             raise DataError(f"{path} is damaged: {len(labels)} labels for its shards; pack the videos again.")
-        return cls(Path(folder), tuple((name, count) for name, count, _ in shards), labels, names, classes, stamp)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def name(self, index: int) -> str:
-        """The name of a video in its list."""
-        return self.names[index].decode()
-
-    def label(self, index: int) -> int:
-        """The class of a video."""
-        return int(self.labels[index])
+        counts = tuple((name, count) for name, count, _ in shards)
+        return cls(names, labels, classes, fingerprint, Path(folder), counts)
 
     def open(self, index: int) -> EncodedVideo | Pictures:
-        """A video as `read_by_rule` takes it."""
+        """Opens a video for `read_by_rule`."""
         record = self._record(index)
         if "pictures" in record:
             pictures: dict[str, bytes] = record["pictures"]

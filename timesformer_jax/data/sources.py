@@ -1,13 +1,9 @@
 """Where videos and their labels come from: lists, JSON files, folders, packed shards, told apart by what is inside."""
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int32, Shaped
 
 from ..checkpoints.labels import read_labels
 from ..errors import DataError
@@ -17,44 +13,12 @@ from . import storage
 from .config import DataConfig
 from .lists import Entry, read_class_folders, read_something_something, read_text_list
 from .shards import MANIFEST, PackedVideos
+from .videos import Videos, fingerprint
 
 _MOST_CLASSES = 100_000
 
 _LOOKED_FOR = 20
 """How many of a list's first videos are looked for before a wrong root is assumed."""
-
-
-@runtime_checkable
-class Videos(Protocol):
-    """Videos with their labels, by number."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the labels."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """A short text that tells one data set from another by names, labels and classes, wherever the files are."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def name(self, index: int) -> str:
-        """The name of a video in lists and messages."""
-        ...
-
-    def label(self, index: int) -> int:
-        """The class of a video."""
-        ...
-
-    def open(self, index: int) -> str | EncodedVideo | Pictures:
-        """A video as `read_by_rule` takes it.
-
-        Raises:
-            VideoError: it can't be fetched.
-        """
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,45 +56,18 @@ def open_data(config: DataConfig) -> DataSets:
 
 
 @dataclass(frozen=True, eq=False)
-class VideoFiles:
-    """Videos in files, or in folders of pictures.
+class VideoFiles(Videos):
+    """Videos in files, or in folders of pictures; their names are paths as listed.
 
     Attributes:
-        paths: the paths as listed, encoded in UTF-8. (An array takes a quarter of the memory of a tuple, in each
-            worker process.)
-        labels: the class of each video.
-        classes: the names of the labels.
         root: folder or URL that the paths are relative to.
-        fingerprint: a short text that tells these videos from others by names, labels and classes.
     """
 
-    paths: Shaped[np.ndarray, " n"] = field(repr=False)
-    labels: Int32[np.ndarray, " n"] = field(repr=False)
-    classes: tuple[str, ...]
     root: str
-    fingerprint: str
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def name(self, index: int) -> str:
-        """The path as listed."""
-        return self.paths[index].decode()
-
-    def label(self, index: int) -> int:
-        """The class of a video."""
-        return int(self.labels[index])
 
     def open(self, index: int) -> str | EncodedVideo | Pictures:
-        """A video as `read_by_rule` takes it."""
+        """Opens a video for `read_by_rule`."""
         return storage.video(storage.join(self.root, self.name(index)))
-
-
-def fingerprint(names: Sequence[str], labels: Int32[np.ndarray, " n"], classes: Sequence[str]) -> str:
-    """A short text that tells one data set from another."""
-    digest = hashlib.sha256("\n".join(names).encode())
-    digest.update(labels.tobytes() + json.dumps(list(classes)).encode())
-    return digest.hexdigest()[:16]
 
 
 def read_videos(
@@ -210,7 +147,7 @@ def video_files(entries: Sequence[Entry], root: str, classes: Sequence[str] | No
         raise DataError(f"{source}: none of its first {len(first)} videos exists ({first[0]}, ...); is the root right?")
     paths, numbered = [entry.path for entry in entries], np.array(labels, np.int32)
     encoded = np.array([path.encode() for path in paths])
-    return VideoFiles(encoded, numbered, classes, root, fingerprint(paths, numbered, classes))
+    return VideoFiles(encoded, numbered, classes, fingerprint(paths, numbered, classes), root)
 
 
 def _class_numbers(entries: Sequence[Entry], classes: Sequence[str] | None, source: str) -> dict[str, int]:

@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from ..checkpoints.mapping import Params
 from ..data.batches import EvaluationBatches, TrainingBatches
 from ..data.config import Views
-from ..data.sources import Videos, open_data
+from ..data.sources import open_data
+from ..data.videos import Videos
 from ..errors import DataError
 from ..evaluation.metrics import Evaluation
 from ..evaluation.prediction import Predict, make_predict, predict_batch
