@@ -142,7 +142,7 @@ def test_processes_share_the_same_batches(
 ) -> None:
     parts = [
         take(
-            open_batches(folder, tmp_path / "bad.txt", "all.txt", process_index=index, process_count=process_count),
+            open_batches(folder, tmp_path / "bad.txt", "all.txt", share=(index, process_count)),
             5,
         )
         for index in range(process_count)
@@ -183,7 +183,7 @@ def test_a_state_restores_the_position(folder: Path, reference: list[dict[str, n
     assert_same([next(batches)], reference[3:4])
     batches.close()
     # Other numbers of processes and workers make no difference.
-    other = open_batches(folder, tmp_path / "bad.txt", "all.txt", process_count=2, process_index=1)
+    other = open_batches(folder, tmp_path / "bad.txt", "all.txt", share=(1, 2))
     other.set_state(state)
     np.testing.assert_array_equal(take(other, 1)[0]["ids"], reference[3]["ids"][2:])
 
@@ -206,8 +206,8 @@ def test_a_state_of_other_data_is_refused(folder: Path, tmp_path: Path, options:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 3, "process_count": 2}, "can't be shared out equally to 2"),
-        ({"process_index": 2, "process_count": 2}, "There is no process 2 among 2"),
+        ({"batch_size": 3, "share": (0, 2)}, "can't be shared out equally to 2"),
+        ({"share": (2, 2)}, "There is no process 2 among 2"),
         ({"augmentation": Augmentation(repeats=3)}, "repeats is 3, which does not divide the batch of 4"),
         ({"augmentation": Augmentation(short_side=(12, 30))}, "short_side begins at 12, below the crop of 16x20"),
         ({"augmentation": Augmentation(short_side=(30, 20))}, "the lower length comes first"),
@@ -295,7 +295,7 @@ def test_evaluation_has_every_video_once_and_in_order(folder: Path, tmp_path: Pa
 
 def test_evaluation_in_parts(folder: Path) -> None:
     whole = list(read_evaluation(folder))
-    parts = [list(read_evaluation(folder, process_index=i, process_count=4)) for i in range(4)]
+    parts = [list(read_evaluation(folder, share=(i, 4))) for i in range(4)]
     joined = [
         {name: np.concatenate([part[name] for part in step]) for name in step[0]} for step in zip(*parts, strict=True)
     ]

@@ -39,8 +39,7 @@ class TrainingBatches(Batches):
         batch_size: int,
         seed: int,
         bad_list: str | os.PathLike[str],
-        process_index: int = 0,
-        process_count: int = 1,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         """Begins with step 0; starts no worker yet.
 
@@ -52,8 +51,7 @@ class TrainingBatches(Batches):
             seed: seed of the order and of everything random in a clip.
             bad_list: file that videos which can't be decoded are listed in, one a line. With several processes each has
                 its own, with its number before the suffix.
-            process_index: which part of each batch to take.
-            process_count: in how many equal parts a batch is cut.
+            share: which part of each batch to take, and in how many equal parts it is cut (see `batch_share`).
 
         Raises:
             DataError: the settings make no batches.
@@ -61,14 +59,13 @@ class TrainingBatches(Batches):
         _require_usable(config, clip, batch_size)
         if seed < 0:
             raise DataError(f"Seed {seed} is negative; seeds count from 0.")
-        bad_path = path_for_process(bad_list, process_index, process_count)
+        bad_path = path_for_process(bad_list, *share)
         super().__init__(
             TrainingSamples(videos, config, clip, seed, bad_path),
             config,
             batch_size=batch_size,
             total=_ENDLESS,
-            process_index=process_index,
-            process_count=process_count,
+            share=share,
         )
         self._videos, self._seed, self._bad = videos, seed, BadVideos(bad_path)
 
@@ -133,8 +130,7 @@ class EvaluationBatches(Batches):
         batch_size: int,
         views: Views,
         bad_list: str | os.PathLike[str] | None = None,
-        process_index: int = 0,
-        process_count: int = 1,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         """Starts no worker yet.
 
@@ -145,8 +141,7 @@ class EvaluationBatches(Batches):
             batch_size: videos in a batch, over all processes.
             views: which views of each video.
             bad_list: file that videos which can't be decoded are listed in, as in `TrainingBatches`.
-            process_index: which part of each batch to take.
-            process_count: in how many equal parts a batch is cut.
+            share: which part of each batch to take, and in how many equal parts it is cut (see `batch_share`).
 
         Raises:
             DataError: the settings make no views or no batches.
@@ -155,14 +150,13 @@ class EvaluationBatches(Batches):
             raise DataError(
                 f"{views.clips} clips with {views.crops} crops give no views: ask for at least one of each."
             )
-        bad_path = None if bad_list is None else path_for_process(bad_list, process_index, process_count)
+        bad_path = None if bad_list is None else path_for_process(bad_list, *share)
         super().__init__(
             EvaluationSamples(videos, clip, views, bad_path),
             config,
             batch_size=batch_size,
             total=len(videos),
-            process_index=process_index,
-            process_count=process_count,
+            share=share,
         )
 
     def __len__(self) -> int:

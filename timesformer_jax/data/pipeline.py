@@ -37,8 +37,7 @@ class Batches(Iterator[Batch]):
         *,
         batch_size: int,
         total: int,
-        process_index: int,
-        process_count: int,
+        share: tuple[int, int],
     ) -> None:
         """Starts nothing yet.
 
@@ -47,19 +46,19 @@ class Batches(Iterator[Batch]):
             config: its `workers` and `prefetch` are used.
             batch_size: samples in a batch, over all processes.
             total: how many samples there are; what the last batch lacks is asked for beyond them.
-            process_index: which part of each batch to take.
-            process_count: in how many equal parts a batch is cut.
+            share: which part of each batch to take, and in how many equal parts it is cut.
 
         Raises:
             DataError: a batch can't be shared out like this.
         """
-        if batch_size < 1 or process_count < 1 or batch_size % process_count:
-            raise DataError(f"A batch of {batch_size} can't be shared out equally to {process_count} processes.")
-        if not 0 <= process_index < process_count:
-            raise DataError(f"There is no process {process_index} among {process_count}; they count from 0.")
+        index, count = share
+        if batch_size < 1 or count < 1 or batch_size % count:
+            raise DataError(f"A batch of {batch_size} can't be shared out equally to {count} processes.")
+        if not 0 <= index < count:
+            raise DataError(f"There is no process {index} among {count}; they count from 0.")
         self.number = 0
         self._samples, self._config, self._end = samples, config, -(-total // batch_size)
-        self._batch_size, self._process = batch_size, (process_index, process_count)
+        self._batch_size, self._share = batch_size, share
         self._iterator: Any = None
 
     def __next__(self) -> Batch:
@@ -73,7 +72,7 @@ class Batches(Iterator[Batch]):
             if self.number >= self._end:
                 raise StopIteration
             batches = self._end - self.number
-            samples = LocalSamples(self._samples, self.number, batches, self._batch_size, *self._process)
+            samples = LocalSamples(self._samples, self.number, batches, self._batch_size, *self._share)
             self._iterator = _start(samples, self._config)
         try:
             batch = next(self._iterator)

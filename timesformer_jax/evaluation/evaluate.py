@@ -83,7 +83,6 @@ def evaluate(
     names = tuple(config.id2label[i] for i in range(config.num_labels))
     translation = translate(videos.classes, names, str(source))
     devices = make_mesh(mesh)
-    index, count = batch_share(devices, batch_size)
     directory = None if output is None else Path(output)
     batches = EvaluationBatches(
         videos,
@@ -92,8 +91,7 @@ def evaluate(
         batch_size=batch_size,
         views=views,
         bad_list=None if directory is None else directory / BAD_VIDEOS,
-        process_index=index,
-        process_count=count,
+        share=batch_share(devices, batch_size),
     )
     params = jax.device_put(params, shardings_of(params, devices))
     settings = {

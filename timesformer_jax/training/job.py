@@ -125,7 +125,6 @@ class Job:
         if self.validation is None:
             return None
         size = self.config.batch_size // self.config.accumulation
-        index, count = batch_share(self.mesh, size)
         batches = EvaluationBatches(
             self.validation,
             self.config.data,
@@ -133,8 +132,7 @@ class Job:
             batch_size=size,
             views=Views(clips=1, crops=1, position="middle"),
             bad_list=self.run.bad_validation_videos,
-            process_index=index,
-            process_count=count,
+            share=batch_share(self.mesh, size),
         )
         place, results = BatchPlace(self.mesh, size), []
         try:
@@ -171,7 +169,6 @@ def make_job(config: TrainConfig, run: RunDirectory) -> Job:
         if is_first():
             save_start(run, start)
     mesh = make_mesh(config.mesh)
-    index, count = batch_share(mesh, config.batch_size)
     batches = TrainingBatches(
         data.train,
         config.data,
@@ -179,8 +176,7 @@ def make_job(config: TrainConfig, run: RunDirectory) -> Job:
         batch_size=config.batch_size,
         seed=config.seed,
         bad_list=run.bad_videos,
-        process_index=index,
-        process_count=count,
+        share=batch_share(mesh, config.batch_size),
     )
     total = total_steps(config, batches.steps_per_epoch)
     learning_rate = learning_rate_schedule(
