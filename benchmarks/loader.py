@@ -23,9 +23,10 @@ from PIL import Image
 from transformers import VideoMAEImageProcessor
 
 from timesformer_jax import probe, read_frames
-from timesformer_jax.data.batches import training_batches
-from timesformer_jax.data.clips import cut, frame_indices, random_window, read_clips
+from timesformer_jax.data.batches import TrainingBatches
+from timesformer_jax.data.clips import crop_and_resize, frame_indices, random_crop, read_clips
 from timesformer_jax.data.config import Augmentation, ClipShape, DataConfig
+from timesformer_jax.data.sources import read_videos
 
 HEIGHT, WIDTH, FRAMES, FPS = 256, 340, 300, 30
 CLIP = ClipShape(8, 224, 224, 32)
@@ -86,8 +87,8 @@ def documented_clip(path: str, positions: np.ndarray) -> np.ndarray:
 
 def loaded_clip(path: str, positions: np.ndarray) -> np.ndarray:
     """A training clip, augmented as for Kinetics."""
-    window = random_window(HEIGHT, WIDTH, CLIP, Augmentation(), positions[:4])
-    return cut(loader(path, positions), window, CLIP.height, CLIP.width)
+    box = random_crop(HEIGHT, WIDTH, CLIP, Augmentation(), positions[:4])
+    return crop_and_resize(loader(path, positions), box, CLIP.height, CLIP.width)
 
 
 def seconds(read: Callable[[str, np.ndarray], np.ndarray], path: str, clips: int = 4) -> float:
@@ -102,8 +103,9 @@ def seconds(read: Callable[[str, np.ndarray], np.ndarray], path: str, clips: int
 def data_wait(path: Path, workers: int, step_seconds: float, steps: int = 12, batch_size: int = 4) -> float:
     """Share of the time that a training which needs `step_seconds` for a step would wait for its batch."""
     (path.parent / "list.txt").write_text(f"{path.name} 0\n")
-    config = DataConfig(train=str(path.parent / "list.txt"), workers=workers)
-    batches = training_batches(config, clip=CLIP, batch_size=batch_size, seed=0, bad_list=path.parent / "bad.txt")
+    videos, config = read_videos(str(path.parent / "list.txt")), DataConfig(workers=workers)
+    bad_list = path.parent / "bad.txt"
+    batches = TrainingBatches(videos, config, clip=CLIP, batch_size=batch_size, seed=0, bad_list=bad_list)
     next(batches)
     waited, begin = 0.0, time.perf_counter()
     for _ in range(steps):

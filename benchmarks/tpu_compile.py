@@ -35,7 +35,7 @@ from jax.experimental import topologies
 from roofline import ASSUMPTIONS, CHIPS, forward_flops, step_flops
 
 from timesformer_jax import TimesformerConfig, TimesformerForVideoClassification, VideoProcessor
-from timesformer_jax.evaluation.metrics import make_predict
+from timesformer_jax.evaluation.prediction import make_predict
 from timesformer_jax.sharding import (
     MeshConfig,
     ShardingRules,

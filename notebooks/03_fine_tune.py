@@ -35,10 +35,10 @@ import numpy as np
 from IPython.display import Image
 
 from timesformer_jax import TimesformerForVideoClassification, VideoClassifier
-from timesformer_jax.data.config import Augmentation, DataConfig
+from timesformer_jax.data.config import Augmentation, DataConfig, Views
 from timesformer_jax.data.motion import MotionTask, write_motion
 from timesformer_jax.errors import CheckpointError
-from timesformer_jax.evaluation.evaluate import Views, evaluate
+from timesformer_jax.evaluation.evaluate import evaluate
 from timesformer_jax.inference.export import export_classifier
 from timesformer_jax.support.files import read_lines
 from timesformer_jax.training.loop import train

@@ -5,26 +5,26 @@ import pytest
 from PIL import Image
 from videos import moving_pictures
 
-from timesformer_jax.data.augmentation import OPERATIONS, change_appearance, erase, rand_augment
+from timesformer_jax.data.augmentation import OPERATIONS, augment_clip, erase, rand_augment
 from timesformer_jax.data.config import Augmentation
 
 STILL = np.repeat(moving_pictures(1, 48, 64), 3, axis=0)
 
 
 def test_what_is_not_asked_for_is_not_done() -> None:
-    assert change_appearance(STILL, Augmentation(), np.random.default_rng(0)) is STILL
+    assert augment_clip(STILL, Augmentation(), np.random.default_rng(0)) is STILL
 
 
 def test_a_still_clip_stays_still() -> None:
     augmentation = Augmentation(rand_augment_layers=2, erasing=1.0)
     different = 0
     for seed in range(30):
-        changed = change_appearance(STILL, augmentation, np.random.default_rng(seed))
+        changed = augment_clip(STILL, augmentation, np.random.default_rng(seed))
         assert (changed.shape, changed.dtype) == (STILL.shape, np.uint8)
         np.testing.assert_array_equal(changed[0], changed[1])
         np.testing.assert_array_equal(changed[0], changed[2])
         different += not np.array_equal(changed, STILL)
-        again = change_appearance(STILL, augmentation, np.random.default_rng(seed))
+        again = augment_clip(STILL, augmentation, np.random.default_rng(seed))
         np.testing.assert_array_equal(changed, again)
     assert different == 30
 
@@ -51,7 +51,7 @@ def test_erasing_replaces_one_rectangle_by_noise() -> None:
 def test_erasing_happens_as_often_as_asked() -> None:
     augmentation = Augmentation(erasing=0.25)
     rngs = [np.random.default_rng(seed) for seed in range(400)]
-    erased = sum(change_appearance(STILL, augmentation, rng) is not STILL for rng in rngs)
+    erased = sum(augment_clip(STILL, augmentation, rng) is not STILL for rng in rngs)
     assert 70 < erased < 130
 
 

@@ -10,7 +10,6 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ import pytest
 from videos import moving_pictures, write_video
 
 from timesformer_jax.data.bad_videos import BadVideos, require_few
-from timesformer_jax.data.batches import evaluation_clips, training_batches
+from timesformer_jax.data.batches import EvaluationBatches, TrainingBatches
 from timesformer_jax.data.clips import read_clips
-from timesformer_jax.data.config import Augmentation, ClipShape, DataConfig
-from timesformer_jax.data.training_batches import TrainingBatches
+from timesformer_jax.data.config import Augmentation, ClipShape, DataConfig, Views
+from timesformer_jax.data.sources import read_videos
 from timesformer_jax.errors import DataError, TrainingError
 
 CLIP = ClipShape(3, 16, 20, 4)
@@ -54,7 +53,8 @@ def open_batches(folder: Path, bad_list: Path, videos: str = "good.txt", **optio
     fields = {"workers": 0, "max_bad_fraction": 0.5, "augmentation": Augmentation(rand_augment_layers=1, erasing=0.3)}
     fields |= {name: options.pop(name) for name in (*fields, "prefetch") if name in options}
     arguments = {"clip": CLIP, "batch_size": 4, "seed": 5} | options
-    return training_batches(DataConfig(train=str(folder / videos), **fields), bad_list=bad_list, **arguments)
+    listed = read_videos(videos if "://" in videos else str(folder / videos))
+    return TrainingBatches(listed, DataConfig(**fields), bad_list=bad_list, **arguments)
 
 
 def take(batches: TrainingBatches, count: int) -> list[dict[str, np.ndarray]]:
@@ -142,7 +142,7 @@ def test_processes_share_the_same_batches(
 ) -> None:
     parts = [
         take(
-            open_batches(folder, tmp_path / "bad.txt", "all.txt", process_index=index, process_count=process_count),
+            open_batches(folder, tmp_path / "bad.txt", "all.txt", share=(index, process_count)),
             5,
         )
         for index in range(process_count)
@@ -160,26 +160,15 @@ def test_processes_share_the_same_batches(
 def test_it_goes_on_from_any_step(
     folder: Path, reference: list[dict[str, np.ndarray]], tmp_path: Path, start: int
 ) -> None:
-    assert_same(
-        take(open_batches(folder, tmp_path / "a.txt", "all.txt", start_step=start), 8 - start), reference[start:]
-    )
+    batches = open_batches(folder, tmp_path / "a.txt", "all.txt")
+    batches.set_state(batches.get_state() | {"step": start})
+    assert_same(take(batches, 8 - start), reference[start:])
 
 
 def test_videos_behind_a_url_give_the_same_batches(
     folder: Path, reference: list[dict[str, np.ndarray]], tmp_path: Path
 ) -> None:
-    batches = training_batches(
-        DataConfig(
-            train=f"file://{folder}/all.txt",
-            workers=0,
-            max_bad_fraction=0.5,
-            augmentation=Augmentation(rand_augment_layers=1, erasing=0.3),
-        ),
-        clip=CLIP,
-        batch_size=4,
-        seed=5,
-        bad_list=tmp_path / "bad.txt",
-    )
+    batches = open_batches(folder, tmp_path / "bad.txt", f"file://{folder}/all.txt")
     assert_same(take(batches, 4), reference[:4])
     assert BadVideos(tmp_path / "bad.txt").names() <= BAD_NAMES
 
@@ -194,7 +183,7 @@ def test_a_state_restores_the_position(folder: Path, reference: list[dict[str, n
     assert_same([next(batches)], reference[3:4])
     batches.close()
     # Other numbers of processes and workers make no difference.
-    other = open_batches(folder, tmp_path / "bad.txt", "all.txt", process_count=2, process_index=1)
+    other = open_batches(folder, tmp_path / "bad.txt", "all.txt", share=(1, 2))
     other.set_state(state)
     np.testing.assert_array_equal(take(other, 1)[0]["ids"], reference[3]["ids"][2:])
 
@@ -217,8 +206,8 @@ def test_a_state_of_other_data_is_refused(folder: Path, tmp_path: Path, options:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 3, "process_count": 2}, "can't be shared out equally to 2"),
-        ({"process_index": 2, "process_count": 2}, "There is no process 2 among 2"),
+        ({"batch_size": 3, "share": (0, 2)}, "can't be shared out equally to 2"),
+        ({"share": (2, 2)}, "There is no process 2 among 2"),
         ({"augmentation": Augmentation(repeats=3)}, "repeats is 3, which does not divide the batch of 4"),
         ({"augmentation": Augmentation(short_side=(12, 30))}, "short_side begins at 12, below the crop of 16x20"),
         ({"augmentation": Augmentation(short_side=(30, 20))}, "the lower length comes first"),
@@ -286,9 +275,9 @@ def test_hosts_that_share_a_folder_count_together(tmp_path: Path) -> None:
     assert (tmp_path / "bad.1.txt").read_text() == "a.mp4\ttext\ntab here.mp4\ttwo lines\n"
 
 
-def read_evaluation(folder: Path, **options: Any) -> Iterator[dict[str, np.ndarray]]:
-    config = DataConfig(validation=str(folder / "all.txt"), workers=options.pop("workers", 0))
-    return evaluation_clips(config, **({"clip": CLIP, "batch_size": 4} | options))
+def read_evaluation(folder: Path, workers: int = 0, **options: Any) -> EvaluationBatches:
+    arguments = {"clip": CLIP, "batch_size": 4, "views": Views()} | options
+    return EvaluationBatches(read_videos(str(folder / "all.txt")), DataConfig(workers=workers), **arguments)
 
 
 def test_evaluation_has_every_video_once_and_in_order(folder: Path, tmp_path: Path) -> None:
@@ -306,22 +295,23 @@ def test_evaluation_has_every_video_once_and_in_order(folder: Path, tmp_path: Pa
 
 def test_evaluation_in_parts(folder: Path) -> None:
     whole = list(read_evaluation(folder))
-    parts = [list(read_evaluation(folder, process_index=i, process_count=4)) for i in range(4)]
+    parts = [list(read_evaluation(folder, share=(i, 4))) for i in range(4)]
     joined = [
         {name: np.concatenate([part[name] for part in step]) for name in step[0]} for step in zip(*parts, strict=True)
     ]
     assert_same(joined, whole)
-    assert_same(list(read_evaluation(folder, start=2, workers=1)), whole[2:])
-    assert list(read_evaluation(folder, start=9)) == []
-    clips = read_evaluation(folder, start=2)
-    assert len(clips) == 4  # pyright: ignore[reportArgumentType]
+    for start in (2, 9):
+        rest = read_evaluation(folder, workers=1)
+        rest.number = start
+        assert_same(list(rest), whole[start:])
+        assert len(rest) == 4
 
 
 def test_clips_and_crops_of_evaluation(folder: Path) -> None:
     """Views go clip by clip; one clip is the first or the middle one, several lie evenly."""
 
     def views(**options: Any) -> np.ndarray:
-        batch = next(iter(read_evaluation(folder, clip=ClipShape(3, 16, 16, 4), **options)))
+        batch = next(read_evaluation(folder, clip=ClipShape(3, 16, 16, 4), views=Views(**options)))
         return batch["frames"][2]
 
     first, middle = views(clips=1, crops=1), views(clips=1, crops=1, position="middle")
@@ -333,7 +323,7 @@ def test_clips_and_crops_of_evaluation(folder: Path) -> None:
     quarters = views(clips=4, crops=1)
     np.testing.assert_array_equal(views(clips=2, crops=3, position="middle")[[1, 4]], quarters[[1, 3]])
     with pytest.raises(DataError, match="0 clips with 3 crops"):
-        read_evaluation(folder, clips=0, crops=3)
+        read_evaluation(folder, views=Views(clips=0))
 
 
 @pytest.mark.slow
@@ -386,10 +376,13 @@ def test_workers_end_with_a_parent_that_is_killed(folder: Path, tmp_path: Path) 
     script.write_text(
         textwrap.dedent(f"""
         import multiprocessing, time
-        from timesformer_jax.training.data import ClipShape, DataConfig, training_batches
+        from timesformer_jax.data.batches import TrainingBatches
+        from timesformer_jax.data.config import ClipShape, DataConfig
+        from timesformer_jax.data.sources import read_videos
         if __name__ == "__main__":
-            config = DataConfig(train={str(folder / "good.txt")!r}, workers=2)
-            batches = training_batches(config, clip=ClipShape(3, 16, 20, 4), batch_size=4, seed=0, bad_list="bad.txt")
+            videos, clip = read_videos({str(folder / "good.txt")!r}), ClipShape(3, 16, 20, 4)
+            options = dict(clip=clip, batch_size=4, seed=0, bad_list="bad.txt")
+            batches = TrainingBatches(videos, DataConfig(workers=2), **options)
             next(batches)
             print(*(child.pid for child in multiprocessing.active_children()), flush=True)
             time.sleep(600)

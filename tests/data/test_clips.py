@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from videos import moving_pictures, write_video
 
-from timesformer_jax.data.clips import cut, frame_indices, random_window, read_clips, view_windows
+from timesformer_jax.data.clips import crop_and_resize, frame_indices, random_crop, read_clips, uniform_crops
 from timesformer_jax.data.config import Augmentation, ClipShape
 from timesformer_jax.video.reading import read_frames
 from timesformer_jax.video.sampling import clip_indices, evenly_spread_indices
@@ -71,30 +71,30 @@ def test_the_short_side_is_uniform_or_its_inverse_is() -> None:
         augmentation = Augmentation(short_side=(28, 40), short_side_sampling=sampling)
         if sampling == "size":
             short_side = round(28 + 0.25 * 12)
-        window = random_window(60, 90, CLIP, augmentation, draws)
-        assert window.bottom - window.top == pytest.approx(20 * 60 / short_side)
-        assert window.right - window.left == pytest.approx(20 * 90 / math.floor(90 / 60 * short_side))
-        assert (window.left, window.top, window.mirrored) == (0, 0, False)
+        box = random_crop(60, 90, CLIP, augmentation, draws)
+        assert box.bottom - box.top == pytest.approx(20 * 60 / short_side)
+        assert box.right - box.left == pytest.approx(20 * 90 / math.floor(90 / 60 * short_side))
+        assert (box.left, box.top, box.mirrored) == (0, 0, False)
 
 
-def test_windows_lie_within_the_frame_and_reach_its_borders() -> None:
+def test_crops_lie_within_the_frame_and_reach_its_borders() -> None:
     rng = np.random.default_rng(0)
-    windows = [random_window(60, 90, CLIP, Augmentation(), rng.random(4)) for _ in range(2000)]
-    assert min(w.left for w in windows) == min(w.top for w in windows) == 0
-    assert max(w.right for w in windows) == pytest.approx(90)
-    assert max(w.bottom for w in windows) == pytest.approx(60)
-    heights = [20 * 60 / (w.bottom - w.top) for w in windows]
+    boxes = [random_crop(60, 90, CLIP, Augmentation(), rng.random(4)) for _ in range(2000)]
+    assert min(b.left for b in boxes) == min(b.top for b in boxes) == 0
+    assert max(b.right for b in boxes) == pytest.approx(90)
+    assert max(b.bottom for b in boxes) == pytest.approx(60)
+    heights = [20 * 60 / (b.bottom - b.top) for b in boxes]
     assert round(min(heights)) == round(20 * 8 / 7)
     assert round(max(heights)) == round(20 * 10 / 7)
-    assert 0.45 < np.mean([w.mirrored for w in windows]) < 0.55
-    assert not any(random_window(60, 90, CLIP, Augmentation(flip=0), rng.random(4)).mirrored for _ in range(50))
+    assert 0.45 < np.mean([b.mirrored for b in boxes]) < 0.55
+    assert not any(random_crop(60, 90, CLIP, Augmentation(flip=0), rng.random(4)).mirrored for _ in range(50))
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 90), (90, 60), (50, 50), (31, 47)])
-def test_a_window_shows_what_resizing_and_cropping_shows(height: int, width: int) -> None:
+def test_a_crop_shows_what_resizing_and_cropping_shows(height: int, width: int) -> None:
     frames = moving_pictures(2, height, width)
     draws = np.array([0.4, 0.6, 0.3, 0.2])
-    window = random_window(height, width, CLIP, Augmentation(short_side=(24, 40)), draws)
+    box = random_crop(height, width, CLIP, Augmentation(short_side=(24, 40)), draws)
     short = round(24 + 0.4 * 16)
     size = (short, width * short // height) if height < width else (height * short // width, short)
     top, left = int(0.6 * (size[0] - 19)), int(0.3 * (size[1] - 19))
@@ -107,7 +107,7 @@ def test_a_window_shows_what_resizing_and_cropping_shows(height: int, width: int
         ]
     )
     # Pillow rounds the weights of a box that does not begin at a whole pixel otherwise.
-    assert np.abs(cut(frames, window, 20, 20).astype(int) - expected).max() <= 2
+    assert np.abs(crop_and_resize(frames, box, 20, 20).astype(int) - expected).max() <= 2
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 90), (90, 60)])
@@ -117,19 +117,19 @@ def test_three_crops_are_left_centre_and_right_along_the_long_side(height: int, 
         [np.asarray(Image.fromarray(f).resize((30, 20) if width > height else (20, 30), 2)) for f in frames]
     )
     for crops, offsets in ((3, (0, 5, 10)), (1, (5,)), (2, (0, 10)), (5, (0, 3, 5, 8, 10))):
-        windows = view_windows(height, width, CLIP, crops)
-        assert len(windows) == crops
-        for window, offset in zip(windows, offsets, strict=True):
+        boxes = uniform_crops(height, width, CLIP, crops)
+        assert len(boxes) == crops
+        for box, offset in zip(boxes, offsets, strict=True):
             part = slice(offset, offset + 20)
             expected = resized[:, :, part] if width > height else resized[:, part]
-            assert np.abs(cut(frames, window, 20, 20).astype(int) - expected).max() <= 2
+            assert np.abs(crop_and_resize(frames, box, 20, 20).astype(int) - expected).max() <= 2
 
 
 def test_a_crop_that_is_no_square_lies_within_the_frame() -> None:
     clip = ClipShape(2, 20, 32, 4)
     frames = moving_pictures(2, 60, 60)
-    for window in (*view_windows(60, 60, clip, 3), random_window(60, 60, clip, Augmentation(), np.full(4, 0.999))):
-        assert min(window.left, window.top) >= 0
-        assert max(window.right, window.bottom) <= 60 + 1e-9
-        assert (window.right - window.left) / (window.bottom - window.top) == pytest.approx(1.6, rel=0.05)
-        assert cut(frames, window, 20, 32).shape == (2, 20, 32, 3)
+    for box in (*uniform_crops(60, 60, clip, 3), random_crop(60, 60, clip, Augmentation(), np.full(4, 0.999))):
+        assert min(box.left, box.top) >= 0
+        assert max(box.right, box.bottom) <= 60 + 1e-9
+        assert (box.right - box.left) / (box.bottom - box.top) == pytest.approx(1.6, rel=0.05)
+        assert crop_and_resize(frames, box, 20, 32).shape == (2, 20, 32, 3)

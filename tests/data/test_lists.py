@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from timesformer_jax.data.batches import class_names
 from timesformer_jax.data.config import DataConfig
 from timesformer_jax.data.lists import read_text_list
-from timesformer_jax.data.sources import VideoFiles, Videos, read_videos
+from timesformer_jax.data.sources import VideoFiles, open_data, read_videos
+from timesformer_jax.data.videos import Videos
 from timesformer_jax.errors import DataError, TimesformerError
 from timesformer_jax.video.packets import EncodedVideo
 from timesformer_jax.video.reading import Pictures, read_by_rule
@@ -89,7 +89,7 @@ def test_what_is_wrong_with_a_list_is_said(tmp_path: Path, text: str, message: s
 
 def test_a_list_that_is_missing_or_no_text(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No videos are given"):
-        class_names(DataConfig())
+        open_data(DataConfig(train=""))
     with pytest.raises(DataError, match="does not exist"):
         read_videos(str(tmp_path / "none.txt"))
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x01")
@@ -121,9 +121,18 @@ def test_class_numbers_and_names(tmp_path: Path) -> None:
 
 
 def test_validation_has_the_classes_of_training(tmp_path: Path) -> None:
-    known = ("jump", "run", "swim")
-    videos = read_videos(write_list(tmp_path, "a.mp4 swim"), known=known)
-    assert (videos.classes, videos.label(0)) == (known, 2)
+    train = write_list(tmp_path, "a.mp4 swim\nb.mp4 jump\nc.mp4 run")
+    (tmp_path / "validation.txt").write_text("a.mp4 swim")
+    data = open_data(DataConfig(train=train, validation=str(tmp_path / "validation.txt")))
+    assert data.train is not None
+    assert data.validation is not None
+    assert data.train.classes == data.validation.classes == ("jump", "run", "swim")
+    assert listed(data.validation) == [("a.mp4", 2)]
+    assert data.fingerprints == {"train": data.train.fingerprint, "validation": data.validation.fingerprint}
+    alone = open_data(DataConfig(validation=str(tmp_path / "validation.txt")))
+    assert alone.validation is not None
+    assert (alone.train, alone.validation.classes) == (None, ("swim",))
+    assert open_data(DataConfig()).fingerprints == {}
 
 
 def test_paths_are_relative_to_the_list_or_the_root(tmp_path: Path) -> None:
@@ -144,7 +153,6 @@ def test_class_folders(tmp_path: Path) -> None:
     videos = read_videos(str(tmp_path))
     assert videos.classes == ("10", "2", "jump", "run")
     assert listed(videos) == [("10/d.mp4", 0), ("2/frames", 1), ("jump/c.avi", 2), ("run/a.webm", 3), ("run/b.mp4", 3)]
-    assert class_names(DataConfig(train=str(tmp_path))) == videos.classes
 
 
 @pytest.mark.parametrize(

@@ -1,31 +1,36 @@
 """Evaluation: every video once, views averaged, numbers that can be checked by hand, and going on after a stop."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import jax
 import numpy as np
 import pytest
+from counted_reads import reads
 from PIL import Image
 from reference import TINY
 from runs import videos
 
 from timesformer_jax import TimesformerConfig, TimesformerForVideoClassification, VideoProcessor
 from timesformer_jax.cli import main
-from timesformer_jax.data.batches import evaluation_clips
-from timesformer_jax.data.config import ClipShape, DataConfig
+from timesformer_jax.data.batches import EvaluationBatches
+from timesformer_jax.data.config import ClipShape, DataConfig, Views
+from timesformer_jax.data.sources import read_videos
 from timesformer_jax.errors import ConfigError, DataError
-from timesformer_jax.evaluation.evaluate import Views, evaluate, translate
-from timesformer_jax.evaluation.metrics import Evaluation, VideoResult, make_predict
+from timesformer_jax.evaluation.evaluate import evaluate, translate
+from timesformer_jax.evaluation.metrics import Evaluation, VideoResult
+from timesformer_jax.evaluation.prediction import make_predict
 
-__all__ = ["videos"]  # a fixture
+__all__ = ["reads", "videos"]  # fixtures
 
 CLASSES = ("class 0", "class 1", "class 2")
 
 
 def result(label: int, *top: int) -> VideoResult:
-    return VideoResult(0, label, top, tuple(range(len(top), 0, -1)))
+    return VideoResult(0, label, top, tuple(map(float, range(len(top), 0, -1))))
 
 
 def test_the_numbers() -> None:
@@ -80,8 +85,9 @@ def test_views_are_averaged_and_every_video_counted(
 
     model, params = TimesformerForVideoClassification.from_pretrained(checkpoint)
     processor = VideoProcessor.from_pretrained(checkpoint)
-    clips = evaluation_clips(data_of(videos), clip=ClipShape(5, 12, 12, 1), batch_size=1, clips=2, crops=3)
-    for line, batch in zip(lines, clips, strict=True):
+    listed, clip = read_videos(str(videos / "validation")), ClipShape(5, 12, 12, 1)
+    batches = EvaluationBatches(listed, data_of(videos), clip=clip, batch_size=1, views=views)
+    for line, batch in zip(lines, batches, strict=True):
         logits = model.apply({"params": params}, processor.rescale_and_normalize(batch["frames"][0])).logits
         scores = logits if average == "logits" else jax.nn.softmax(logits)
         mean = np.asarray(scores.mean(axis=0))
@@ -89,7 +95,7 @@ def test_views_are_averaged_and_every_video_counted(
         np.testing.assert_allclose(line["scores"], np.sort(mean)[::-1], atol=1e-5)
         # The model's classes are the data's in reverse.
         assert line["label"] == 2 - batch["labels"][0]
-    clips.close()
+    batches.close()
 
 
 def test_one_view_at_a_time_gives_what_all_give(checkpoint: Path) -> None:
@@ -116,6 +122,18 @@ def test_videos_are_named_and_those_that_can_not_be_decoded_listed(
     listed = (tmp_path / "out" / "bad_videos.txt").read_text()
     assert listed.startswith(f"{names[1]}\t")
     assert listed.count("\n") == 1
+
+
+def test_a_list_is_read_once(checkpoint: Path, videos: Path, reads: Counter[str]) -> None:
+    for split in ("train", "validation"):
+        lines = "".join(f"{videos}/{split}/{name}/0.mp4,{name}\n" for name in CLASSES)
+        fsspec.filesystem("memory").pipe(f"/once/{split}.csv", lines.encode())
+    sources = {split: f"memory://once/{split}.csv" for split in ("train", "validation")}
+    for train in (None, sources["train"]):  # which only says what the classes are
+        reads.clear()
+        data = DataConfig(train=train, validation=sources["validation"], workers=0)
+        assert evaluate(checkpoint, data, views=Views(crops=1)).videos == 3
+        assert reads == {"/once/validation.csv": 1} | ({"/once/train.csv": 1} if train else {})
 
 
 def test_an_evaluation_goes_on_where_it_stopped(

@@ -15,8 +15,8 @@ import pytest
 from tiny_flax import BATCH, clips, tiny_flax
 
 from timesformer_jax import VideoProcessor
-from timesformer_jax.evaluation import metrics as evaluate
-from timesformer_jax.evaluation.metrics import make_predict
+from timesformer_jax.evaluation import prediction
+from timesformer_jax.evaluation.prediction import make_predict
 from timesformer_jax.inference import batching as forward
 from timesformer_jax.inference.batching import compiled_forward
 from timesformer_jax.inference.folding import fold_for_inference
@@ -132,7 +132,7 @@ def test_what_is_compiled_here_has_the_options(name: str, monkeypatch: pytest.Mo
         "evaluation": lambda: make_predict(model, VideoProcessor())(params, frames),
     }
     programs[name]()
-    for module_of in (forward, features, evaluate):
+    for module_of in (forward, features, prediction):
         monkeypatch.setattr(module_of, "compiler_options", lambda: {"xla_no_option": "1"})
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_option"):
         programs[name]()

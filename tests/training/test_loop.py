@@ -19,7 +19,7 @@ from timesformer_jax.checkpoints.mapping import flat_names
 from timesformer_jax.checkpoints.open import load_checkpoint
 from timesformer_jax.conversion.convert import convert_flax_to_hf, convert_hf_to_flax
 from timesformer_jax.errors import CheckpointError, TrainingError
-from timesformer_jax.evaluation.metrics import make_predict
+from timesformer_jax.evaluation.prediction import make_predict
 from timesformer_jax.support.files import read_lines
 from timesformer_jax.training import job
 from timesformer_jax.training.initial_model import start_from_recipe

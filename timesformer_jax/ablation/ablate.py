@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.config import Views
 from ..data.motion import SAMPLING_RATE, MotionTask, ensure_motion
 from ..data.sources import read_videos
 from ..errors import ConfigError, DataError, TimesformerError
-from ..evaluation.evaluate import Views
 from ..support.files import read_json, read_lines, write_atomically
 from ..support.progress import say
 from ..training.recipe import TrainConfig

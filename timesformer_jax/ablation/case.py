@@ -24,9 +24,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..data.config import Views
 from ..data.motion import OPPOSITE, within_pairs
 from ..errors import TimesformerError, TrainingError
-from ..evaluation.evaluate import Views, evaluate
+from ..evaluation.evaluate import evaluate
 from ..model.summary import summarize
 from ..sharding import clip_sharding, shardings_of, use_mesh
 from ..support.dtypes import enable_x64

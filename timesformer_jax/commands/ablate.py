@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ..ablation.variants import SetName, variants_of
+from ..data.config import Views
 from ..data.motion import MotionTask
 from ..support.progress import say
 from ..support.progress import step as shown_step
@@ -57,7 +58,6 @@ class Ablate:
         """Does what has not been done before, and writes the report."""
         with StopRequest().listening() as stop:
             from ..ablation.ablate import Ablation, MotionVideos, ablate
-            from ..evaluation.evaluate import Views
 
             ablation = Ablation(
                 self.config,

@@ -2,11 +2,11 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from ..data.config import DataConfig
+from ..data.config import DataConfig, Views
 from ..sharding import MeshConfig
 from ..support.distributed import ProcessOptions, is_first, joined, wait_for_all
 from ..support.dtypes import DTypeName, enable_x64
@@ -19,14 +19,11 @@ class Evaluate:
 
     Attributes:
         checkpoint: a converted or Transformers directory, a weights file, a training run, or a Hub id.
-        data: the videos; --data.validation.
+        data: the videos; give --data.validation.
         output: directory for predictions, table and confusion matrix; an evaluation that was stopped goes on from it.
-        clips: clips of each video, spread over it.
-        crops: crops of each clip: 1 in the centre, 3 along its long side.
-        position: where a single clip lies: at the start, as in the paper's code, or in the middle, as the paper says.
-        average: what is averaged over the views.
+        views: which views of each video are averaged.
         batch_size: videos in a batch, over all devices.
-        dtype: of the computation.
+        dtype: type of the computation.
         mesh: how the devices share the work.
         processes: the processes of the job, where there are several.
         loading: how the checkpoint is loaded.
@@ -35,10 +32,7 @@ class Evaluate:
     checkpoint: tyro.conf.Positional[str]
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     output: Path | None = None
-    clips: int = 1
-    crops: int = 3
-    position: Literal["first", "middle"] = "first"
-    average: Literal["logits", "probabilities"] = "logits"
+    views: Annotated[Views, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Views)
     batch_size: int = 8
     dtype: DTypeName = "float32"
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
@@ -49,12 +43,12 @@ class Evaluate:
         """Evaluates, and prints a table."""
         enable_x64(self.dtype)
         with joined(self.processes):
-            from ..evaluation.evaluate import Views, evaluate
+            from ..evaluation.evaluate import evaluate
 
             evaluation = evaluate(
                 self.checkpoint,
                 self.data,
-                views=Views(self.clips, self.crops, self.position, self.average),
+                views=self.views,
                 batch_size=self.batch_size,
                 dtype=self.dtype,
                 mesh=self.mesh,

@@ -15,11 +15,11 @@ class Motion:
     """Make a data set of small videos whose class lies in the motion alone; see docs/motion.md.
 
     Attributes:
-        directory: where to; gets train/CLASS/*.mp4 and test/CLASS/*.mp4.
+        directory: the directory to write; gets train/CLASS/*.mp4 and test/CLASS/*.mp4.
         task: what moves, and how hard that is to see.
-        train: training videos.
-        test: test videos.
-        seed: of everything random.
+        train: number of training videos.
+        test: number of test videos.
+        seed: seed of everything random.
         overwrite: replace an existing directory.
     """
 

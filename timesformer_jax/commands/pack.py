@@ -13,7 +13,7 @@ from ..support.progress import counter, say
 class Pack:
     """Pack videos into ArrayRecord shards that training reads fast, also from network storage.
 
-    Stopped at any moment and started again, it goes on with the first shard that is not complete.
+    When it was stopped, the same command goes on with the first shard that is not complete.
 
     Attributes:
         source: a list (path and label), a Something-Something JSON file, or a folder of class folders.
@@ -32,7 +32,7 @@ class Pack:
     threads: int = 4
 
     def run(self) -> int:
-        """Packs, and names what was left out. Exits with 0 also then."""
+        """Packs, and names what was left out, which is no failure."""
         from ..data.packing import pack
         from ..data.sources import read_videos
 

@@ -1,4 +1,4 @@
-"""What is done to the pixels of a training clip, the same in all of its frames: RandAugment and random erasing."""
+"""RandAugment and random erasing, which change the pixels of a training clip in all of its frames alike."""
 
 import math
 from collections.abc import Callable
@@ -13,14 +13,14 @@ from .config import Augmentation
 Clip = UInt8[np.ndarray, "t h w 3"]
 
 GRAY = (128, 128, 128)
-"""What comes in where a frame is moved away."""
+"""The colour that fills what a moved frame leaves empty."""
 
 STRONGEST = 10.0
 """The magnitude at which an operation does its utmost."""
 
 
-def change_appearance(frames: Clip, augmentation: Augmentation, rng: np.random.Generator) -> Clip:
-    """Apply RandAugment and random erasing as far as the settings ask for them."""
+def augment_clip(frames: Clip, augmentation: Augmentation, rng: np.random.Generator) -> Clip:
+    """Applies RandAugment and random erasing as far as the settings ask for them."""
     if augmentation.rand_augment_layers:
         frames = rand_augment(frames, augmentation, rng)
     if augmentation.erasing and rng.random() < augmentation.erasing:
@@ -31,11 +31,11 @@ def change_appearance(frames: Clip, augmentation: Augmentation, rng: np.random.G
 def erase(
     frames: Clip, rng: np.random.Generator, area: tuple[float, float] = (0.02, 0.33), aspect: float = 10 / 3
 ) -> Clip:
-    """Replace a random rectangle by noise, the same in all frames (Zhong et al., 2020).
+    """Replaces a random rectangle by noise, the same in all frames (Zhong et al., 2020).
 
     Args:
         frames: the clip; it is not changed.
-        rng: of the rectangle and the noise.
+        rng: generator that draws the rectangle and the noise.
         area: smallest and largest share of the picture.
         aspect: how much longer one side of the rectangle may be than the other.
     """
@@ -55,7 +55,7 @@ def erase(
 
 
 def rand_augment(frames: Clip, augmentation: Augmentation, rng: np.random.Generator) -> Clip:
-    """Apply random operations of random strength, the same to all frames (Cubuk et al., 2020)."""
+    """Applies random operations of random strength, the same to all frames (Cubuk et al., 2020)."""
     for number in rng.integers(len(OPERATIONS), size=augmentation.rand_augment_layers):
         magnitude = rng.normal(augmentation.rand_augment_magnitude, augmentation.rand_augment_deviation)
         level = float(np.clip(magnitude, 0, STRONGEST)) / STRONGEST
@@ -79,7 +79,7 @@ class _Enhance:
 
 @dataclass(frozen=True)
 class _Affine:
-    """Shears or shifts; `place` is that of the changed number in Pillow's affine matrix.
+    """Shears or shifts by changing one number, at `place`, in Pillow's affine matrix.
 
     A shift is a share of the side, a shear a slope.
     """
@@ -133,4 +133,4 @@ OPERATIONS: tuple[Callable[[float, int], Operation], ...] = (
     _Affine(2, 0.45),
     _Affine(5, 0.45),
 )
-"""What RandAugment chooses from: each takes a level from 0 (weak) to 1 and a sign, and gives a function of pictures."""
+"""What RandAugment chooses from: each makes a function of pictures from a level from 0 (weak) to 1 and a sign."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import DataError
 
 FEWEST = 3
-"""So many bad videos are let pass in the smallest data set, unless none at all is allowed."""
+"""So many bad videos are allowed in the smallest data set, unless none at all is."""
 
 
 class BadVideos:
@@ -21,7 +21,7 @@ class BadVideos:
         self.path = Path(path)
 
     def add(self, name: str, reason: str) -> int:
-        """List a video, unless it is listed already.
+        """Lists a video, unless it is listed already.
 
         Returns:
             The number of videos listed, here and by other hosts whose lists are in the same folder.
@@ -36,7 +36,7 @@ class BadVideos:
         return len(self.names())
 
     def names(self) -> set[str]:
-        """The videos listed, here and by other hosts."""
+        """The names of the videos listed, here and by other hosts."""
         own = self.path.stem.split(".")[0]
         found: set[str] = set()
         for path in self.path.parent.glob(f"*{self.path.suffix}"):
@@ -47,15 +47,15 @@ class BadVideos:
 
 
 def path_for_process(path: str | os.PathLike[str], process_index: int, process_count: int) -> Path:
-    """Each host's own list: bad.txt of host 3 is bad.3.txt. A single host's is bad.txt."""
+    """The list of one host: bad.3.txt for host 3 of several, bad.txt for a single one."""
     path = Path(path)
     return path if process_count == 1 else path.with_suffix(f".{process_index}{path.suffix}")
 
 
 def require_few(bad: int, seen: int, total: int, max_fraction: float, path: Path) -> None:
-    """Stop when too many videos are bad.
+    """Stops when too many videos are bad.
 
-    Either more than the allowed share of all videos are already known to be bad; or so many of the first ones, which
+    That is so when more than the allowed share of all videos are known to be bad, or so many of the first ones, which
     come in random order, that no allowed share makes it likely (by four standard deviations, and ten videos more).
 
     Args:
@@ -63,7 +63,7 @@ def require_few(bad: int, seen: int, total: int, max_fraction: float, path: Path
         seen: how many videos have been tried, at most.
         total: videos in the data set.
         max_fraction: the share of them that may be bad.
-        path: of the list of bad videos.
+        path: the list of bad videos.
 
     Raises:
         DataError: there are too many.

@@ -1,134 +1,189 @@
-"""The two streams of clips that training and evaluation read.
+"""The two streams that training and evaluation read.
 
-    batches = training_batches(config, clip=ClipShape(8, 224, 224, 32), batch_size=64, seed=0, bad_list=run / "bad.txt")
-    batch = next(batches)   # {"frames": uint8 (b, t, h, w, 3), "labels": int32 (b,), "ids": int64 (b,)}
+    data = open_data(config)
+    batches = TrainingBatches(data.train, config, clip=ClipShape(8, 224, 224, 32), batch_size=64, seed=0, bad_list=path)
+    batch = next(batches)
 
-The batch of step k is a function of the settings, the seed and k alone, whatever the numbers of worker processes and
-hosts, so that a run that was stopped goes on with the batches that it would have had. See docs/data.md.
+See docs/data.md.
 """
 
 import os
-from typing import Literal
+from typing import Any
 
-from .config import ClipShape, DataConfig
-from .evaluation_clips import EvaluationClips
-from .sources import read_videos
-from .training_batches import TrainingBatches
+from ..errors import DataError
+from .bad_videos import BadVideos, path_for_process
+from .config import ClipShape, DataConfig, Views
+from .pipeline import Batches
+from .samples import EvaluationSamples, TrainingSamples
+from .videos import Videos
+
+_ENDLESS = 2**50
 
 
-def class_names(config: DataConfig) -> tuple[str, ...]:
-    """The classes of a data set, in the order of the labels.
+class TrainingBatches(Batches):
+    """Endless batches of augmented clips: {"frames": uint8 (b, t, h, w, 3), "labels": int32 (b,), "ids": int64 (b,)}.
 
-    Raises:
-        DataError: if the list can't be used.
+    The batch of step k is a function of the settings, the seed and k alone, whatever the numbers of worker processes
+    and hosts, so that a run that was stopped goes on with the batches that it would have had.
+
+    Attributes:
+        number: number of the next batch, which is the step that it is for.
     """
-    source = config.train or config.validation
-    return read_videos(source, root=config.root, classes=config.classes).classes
+
+    def __init__(
+        self,
+        videos: Videos,
+        config: DataConfig,
+        *,
+        clip: ClipShape,
+        batch_size: int,
+        seed: int,
+        bad_list: str | os.PathLike[str],
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        """Begins with step 0; starts no worker yet.
+
+        Args:
+            videos: the training videos.
+            config: how to read and augment them.
+            clip: frames and size of the clips.
+            batch_size: clips in a step, over all processes.
+            seed: seed of the order and of everything random in a clip.
+            bad_list: file that videos which can't be decoded are listed in, one a line. With several processes each has
+                its own, with its number before the suffix.
+            share: which part of each batch to take, and in how many equal parts it is cut (see `batch_share`).
+
+        Raises:
+            DataError: the settings make no batches.
+        """
+        _require_usable(config, clip, batch_size)
+        if seed < 0:
+            raise DataError(f"Seed {seed} is negative; seeds count from 0.")
+        bad_path = path_for_process(bad_list, *share)
+        super().__init__(
+            TrainingSamples(videos, config, clip, seed, bad_path),
+            config,
+            batch_size=batch_size,
+            total=_ENDLESS,
+            share=share,
+        )
+        self._videos, self._seed, self._bad = videos, seed, BadVideos(bad_path)
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Clips in one pass through the videos."""
+        return len(self._videos) * self._config.augmentation.repeats
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Batches in one pass through the videos; passes follow each other without a gap, within a batch, too."""
+        return self.samples_per_epoch / self._batch_size
+
+    @property
+    def bad_videos(self) -> int:
+        """How many videos are known to be undecodable."""
+        return len(self._bad.names())
+
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the step, and what tells these batches from others."""
+        return {
+            "step": self.number,
+            "seed": self._seed,
+            "batch_size": self._batch_size,
+            "repeats": self._config.augmentation.repeats,
+            "videos": len(self._videos),
+            "fingerprint": self._videos.fingerprint,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from where a state was taken, whatever the numbers of processes and workers were.
+
+        Raises:
+            DataError: the state is of another data set, seed or batch size.
+        """
+        own = self.get_state()
+        different = [name for name in own if name != "step" and own[name] != state.get(name)]
+        if different:
+            details = ", ".join(f"{name} was {state.get(name)} and is {own[name]}" for name in different)
+            raise DataError(f"The checkpoint's data are not those given: {details}. Give the same, or start a new run.")
+        self.close()
+        self.number = int(state["step"])
 
 
-def data_fingerprints(config: DataConfig) -> dict[str, str]:
-    """What tells the training and validation videos from others: of names, labels and classes, not of where they are.
+class EvaluationBatches(Batches):
+    """Batches of the views of every video, once and in order.
 
-    Raises:
-        DataError: if the lists can't be used.
+    A batch is {"frames": uint8 (b, clips * crops, t, h, w, 3), "labels": int32 (b,), "ids": int64 (b,),
+    "valid": bool (b,)}. Every process gets the same number of batches, of equal size; "valid" is False (and "ids" -1)
+    in the samples that fill up the last, and in those of videos that can't be decoded, whose "ids" say which.
+
+    Attributes:
+        number: number of the next batch; may be set before the first is taken.
     """
-    training = read_videos(config.train, root=config.root, classes=config.classes)
-    prints = {"train": training.fingerprint}
-    if config.validation is not None:
-        validation = read_videos(config.validation, root=config.root, classes=config.classes, known=training.classes)
-        prints["validation"] = validation.fingerprint
-    return prints
+
+    def __init__(
+        self,
+        videos: Videos,
+        config: DataConfig,
+        *,
+        clip: ClipShape,
+        batch_size: int,
+        views: Views,
+        bad_list: str | os.PathLike[str] | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        """Starts no worker yet.
+
+        Args:
+            videos: the validation videos.
+            config: how to read them.
+            clip: frames and size of the clips.
+            batch_size: videos in a batch, over all processes.
+            views: which views of each video.
+            bad_list: file that videos which can't be decoded are listed in, as in `TrainingBatches`.
+            share: which part of each batch to take, and in how many equal parts it is cut (see `batch_share`).
+
+        Raises:
+            DataError: the settings make no views or no batches.
+        """
+        if views.clips < 1 or views.crops < 1:
+            raise DataError(
+                f"{views.clips} clips with {views.crops} crops give no views: ask for at least one of each."
+            )
+        bad_path = None if bad_list is None else path_for_process(bad_list, *share)
+        super().__init__(
+            EvaluationSamples(videos, clip, views, bad_path),
+            config,
+            batch_size=batch_size,
+            total=len(videos),
+            share=share,
+        )
+
+    def __len__(self) -> int:
+        """Batches from the first to the last, wherever this began."""
+        return self._end
 
 
-def training_batches(
-    config: DataConfig,
-    *,
-    clip: ClipShape,
-    batch_size: int,
-    seed: int,
-    bad_list: str | os.PathLike[str],
-    start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> TrainingBatches:
-    """Endless batches of augmented training clips.
-
-    Args:
-        config: which videos, and how to augment them.
-        clip: frames and size of the clips.
-        batch_size: clips in a step, over all processes.
-        seed: of the order and of everything random in a clip.
-        bad_list: file that videos which can't be decoded are listed in, one a line. With several processes each has
-            its own, with its number before the suffix.
-        start_step: the step to begin with.
-        process_index: which part of each batch to give.
-        process_count: in how many equal parts a batch is cut.
-
-    Raises:
-        DataError: if the videos can't be used, or settings make no batches.
-    """
-    videos = read_videos(config.train, root=config.root, classes=config.classes)
-    return TrainingBatches(
-        config,
-        videos,
-        clip=clip,
-        batch_size=batch_size,
-        seed=seed,
-        bad_list=bad_list,
-        start_step=start_step,
-        process_index=process_index,
-        process_count=process_count,
-    )
-
-
-def evaluation_clips(
-    config: DataConfig,
-    *,
-    clip: ClipShape,
-    batch_size: int,
-    clips: int = 1,
-    crops: int = 3,
-    position: Literal["first", "middle"] = "first",
-    bad_list: str | os.PathLike[str] | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
-    start: int = 0,
-) -> EvaluationClips:
-    """The views of every validation video, once and in order.
-
-    Args:
-        config: which videos.
-        clip: frames and size of the clips.
-        batch_size: videos in a batch, over all processes.
-        clips: clips of each video.
-        crops: crops of each clip: 1 in the centre, 3 along the long side.
-        position: where a single clip lies: "first" as the original's code has it, "middle" as the paper says. Several
-            clips begin at the start of (or in the middle of) equal parts of the room there is.
-        bad_list: file that videos which can't be decoded are listed in.
-        process_index: which part of each batch to give.
-        process_count: in how many equal parts a batch is cut.
-        start: the batch to begin with.
-
-    Returns:
-        An iterator of {"frames": uint8 (b, clips * crops, t, h, w, 3), "labels": int32 (b,), "ids": int64 (b,),
-        "valid": bool (b,)}. Every process gets the same number of batches, of equal size; "valid" is False (and "ids"
-        -1) in the rows that fill up the last, and in those of videos that can't be decoded, whose "ids" say which.
-
-    Raises:
-        DataError: if the videos can't be used, or settings make no views.
-    """
-    names = class_names(config) if config.train else None
-    videos = read_videos(config.validation, root=config.root, classes=config.classes, known=names)
-    return EvaluationClips(
-        config,
-        videos,
-        clip=clip,
-        batch_size=batch_size,
-        clips=clips,
-        crops=crops,
-        position=position,
-        bad_list=bad_list,
-        process_index=process_index,
-        process_count=process_count,
-        start=start,
-    )
+def _require_usable(config: DataConfig, clip: ClipShape, batch_size: int) -> None:
+    augmentation = config.augmentation
+    problem = None
+    if augmentation.repeats < 1 or batch_size % augmentation.repeats:
+        problem = f"repeats is {augmentation.repeats}, which does not divide the batch of {batch_size}"
+    elif augmentation.short_side and not min(clip.height, clip.width) <= augmentation.short_side[0]:
+        problem = f"short_side begins at {augmentation.short_side[0]}, below the crop of {clip.height}x{clip.width}"
+    elif augmentation.short_side and augmentation.short_side[0] > augmentation.short_side[1]:
+        problem = f"short_side is {augmentation.short_side}; the lower length comes first"
+    elif not 0 <= config.max_bad_fraction <= 1:
+        problem = f"max_bad_fraction is {config.max_bad_fraction}, no share from 0 to 1"
+    for name in ("flip", "erasing", "mix_probability", "label_smoothing"):
+        if not 0 <= getattr(augmentation, name) <= 1:
+            problem = f"{name} is {getattr(augmentation, name)}, no share from 0 to 1"
+    for name in ("mixup", "cutmix", "rand_augment_layers", "rand_augment_magnitude", "rand_augment_deviation"):
+        if getattr(augmentation, name) < 0:
+            problem = f"{name} is {getattr(augmentation, name)}, which is negative"
+    for name, least in (("workers", 0), ("prefetch", 1)):
+        value = getattr(config, name)
+        if value is not None and value < least:
+            problem = f"{name} is {value}; it must be {least} or more"
+    if problem:
+        raise DataError(f"No training clips can be made: {problem}.")

@@ -18,22 +18,22 @@ from ..video.sampling import REFERENCE_FPS, clip_indices
 from .config import Augmentation, ClipShape
 
 UNIFORM_DRAWS = 4
-"""How many numbers `random_window` takes."""
+"""How many numbers `random_crop` takes."""
 
 
 def frame_indices(
     total: int, fps: float | None, clip: ClipShape, positions: Float[np.ndarray, "*n t"]
 ) -> Int64[np.ndarray, "*n t"]:
-    """The frames of clips (`datasets/decoder.py`, `datasets/ssv2.py`).
+    """Chooses the frames of clips (`datasets/decoder.py`, `datasets/ssv2.py`).
 
     With a sampling rate a clip begins at the first of its positions, as a part of the room that its span leaves. With
     "segments" each frame is taken from its own part of the video, at its own position in it.
 
     Args:
         total: frames in the video.
-        fps: frames a second, None if unknown.
-        clip: frames and rate.
-        positions: in [0, 1].
+        fps: frames a second; None if unknown.
+        clip: number of frames and their rate.
+        positions: numbers in [0, 1], one for each frame.
     """
     if clip.sampling_rate == "segments":
         borders = np.round((total - 1) / clip.num_frames * np.arange(clip.num_frames + 1)).astype(np.int64)
@@ -49,10 +49,10 @@ def frame_indices(
 def read_clips(
     video: Video | EncodedVideo | Pictures, clip: ClipShape, positions: Float[np.ndarray, "*n t"]
 ) -> UInt8[np.ndarray, "*n t h w 3"]:
-    """Decode clips, on one thread and each frame once. What is left of a damaged video is used without a word.
+    """Decodes clips, on one thread and each frame once. What is left of a damaged video is used without a word.
 
     Raises:
-        VideoError: if nothing of it can be decoded.
+        VideoError: nothing of it can be decoded.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DamagedVideoWarning)
@@ -60,15 +60,15 @@ def read_clips(
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
+class CropBox:
     """The part of a frame that a crop shows, in the frame's own pixels.
 
     Attributes:
-        left: edge, as the others not always a whole number.
-        top: edge.
-        right: edge.
-        bottom: edge.
-        mirrored: left and right exchanged.
+        left: left edge; none of the edges need be a whole number.
+        top: upper edge.
+        right: right edge.
+        bottom: lower edge.
+        mirrored: whether left and right are exchanged.
     """
 
     left: float
@@ -78,39 +78,31 @@ class Window:
     mirrored: bool = False
 
 
-def random_window(
+def random_crop(
     height: int, width: int, clip: ClipShape, augmentation: Augmentation, draws: Float[np.ndarray, "4"]
-) -> Window:
-    """A random scale, place and direction (`datasets/transform.py`: short-side jitter, random crop, flip)."""
+) -> CropBox:
+    """Draws scale, place and direction of a crop (`datasets/transform.py`: short-side jitter, random crop, flip)."""
     crop = min(clip.height, clip.width)
     lowest, highest = augmentation.short_side or (round(crop * 8 / 7), round(crop * 10 / 7))
     if augmentation.short_side_sampling == "scale":
         short_side = round(1 / (1 / highest + draws[0] * (1 / lowest - 1 / highest)))
     else:
         short_side = round(lowest + draws[0] * (highest - lowest))
-    scaled_height, scaled_width = _scaled(height, width, clip, short_side)
+    scaled = _scaled(height, width, clip, short_side)
     # Every whole place from one border to the other is as likely as another.
-    top = int(draws[1] * (scaled_height - clip.height + 1))
-    left = int(draws[2] * (scaled_width - clip.width + 1))
-    mirrored = bool(draws[3] < augmentation.flip)
-    return _window(height, width, clip, (scaled_height, scaled_width), (top, left), mirrored)
+    top = int(draws[1] * (scaled[0] - clip.height + 1))
+    left = int(draws[2] * (scaled[1] - clip.width + 1))
+    box = _crop_box(height, width, clip, scaled, (top, left))
+    return dataclasses.replace(box, mirrored=bool(draws[3] < augmentation.flip))
 
 
-def view_windows(height: int, width: int, clip: ClipShape, crops: int) -> list[Window]:
-    """`crops` windows evenly spread along the long side, the short side filling the crop; one lies in the centre."""
-    scaled_height, scaled_width = _scaled(height, width, clip, min(clip.height, clip.width))
+def uniform_crops(height: int, width: int, clip: ClipShape, crops: int) -> list[CropBox]:
+    """Spreads `crops` crops evenly along the long side, the short side filling each; a single one is in the centre."""
+    scaled = _scaled(height, width, clip, min(clip.height, clip.width))
     places = [0.5] if crops == 1 else [i / (crops - 1) for i in range(crops)]
-    room = scaled_height - clip.height, scaled_width - clip.width
-    return [
-        _window(
-            height,
-            width,
-            clip,
-            (scaled_height, scaled_width),
-            (math.ceil(place * room[0]), math.ceil(place * room[1])),
-        )
-        for place in places
-    ]
+    room = scaled[0] - clip.height, scaled[1] - clip.width
+    corners = [(math.ceil(place * room[0]), math.ceil(place * room[1])) for place in places]
+    return [_crop_box(height, width, clip, scaled, corner) for corner in corners]
 
 
 def _scaled(height: int, width: int, clip: ClipShape, short_side: int) -> tuple[int, int]:
@@ -123,27 +115,24 @@ def _scaled(height: int, width: int, clip: ClipShape, short_side: int) -> tuple[
     return max(int(height * scale + 1e-6), clip.height), max(int(width * scale + 1e-6), clip.width)
 
 
-def _window(
-    height: int, width: int, clip: ClipShape, scaled: tuple[int, int], corner: tuple[int, int], mirrored: bool = False
-) -> Window:
+def _crop_box(height: int, width: int, clip: ClipShape, scaled: tuple[int, int], corner: tuple[int, int]) -> CropBox:
+    """The box of a crop that begins at a corner (row, column) of the resized frame."""
     down, across = height / scaled[0], width / scaled[1]
     top, left = corner
-    return Window(
-        left * across, top * down, (left + clip.width) * across, (top + clip.height) * down, mirrored=mirrored
-    )
+    return CropBox(left * across, top * down, (left + clip.width) * across, (top + clip.height) * down)
 
 
-def cut(
-    frames: UInt8[np.ndarray, "*n h w 3"], window: Window, height: int, width: int
+def crop_and_resize(
+    frames: UInt8[np.ndarray, "*n h w 3"], box: CropBox, height: int, width: int
 ) -> UInt8[np.ndarray, "*n {height} {width} 3"]:
-    """What a window shows of frames, resized bilinearly to `height` x `width`.
+    """Crops frames to a box and resizes that bilinearly to `height` x `width`.
 
-    The same as to resize the whole frames and to crop then, without the work for what is cropped away.
+    The result is that of resizing whole frames and cropping then, without the work for what is cropped away.
     """
     pictures = frames.reshape(-1, *frames.shape[-3:])
     result = np.empty((len(pictures), height, width, 3), np.uint8)
-    box = (window.left, window.top, min(window.right, frames.shape[-2]), min(window.bottom, frames.shape[-3]))
+    edges = (box.left, box.top, min(box.right, frames.shape[-2]), min(box.bottom, frames.shape[-3]))
     for picture, out in zip(pictures, result, strict=True):
-        resized = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR, box=box))
-        out[:] = resized[:, ::-1] if window.mirrored else resized
+        resized = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR, box=edges))
+        out[:] = resized[:, ::-1] if box.mirrored else resized
     return result.reshape(*frames.shape[:-3], height, width, 3)

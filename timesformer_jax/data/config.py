@@ -52,7 +52,7 @@ class DataConfig:
         workers: processes that decode videos; 0 decodes in threads of this one. One for each core when not given.
         prefetch: clips that each worker holds ready.
         max_bad_fraction: share of the videos that may be undecodable before training stops.
-        augmentation: of training clips.
+        augmentation: how training clips are augmented.
     """
 
     train: str | None = None
@@ -70,9 +70,9 @@ class ClipShape:
     """What a clip looks like to the model.
 
     Attributes:
-        num_frames: frames.
-        height: of the crop in pixels.
-        width: of the crop in pixels.
+        num_frames: number of frames.
+        height: height of the crop in pixels.
+        width: width of the crop in pixels.
         sampling_rate: frames from one sampled frame to the next in a video at 30 frames a second; "segments" takes
             one frame from each of `num_frames` equal parts of the video.
     """
@@ -81,3 +81,22 @@ class ClipShape:
     height: int
     width: int
     sampling_rate: float | Literal["segments"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Which views of a video an evaluation averages; the defaults are the paper's three crops of one clip.
+
+    Attributes:
+        clips: clips of each video. Several begin at the start of (or in the middle of) equal parts of the room there
+            is.
+        crops: crops of each clip: 1 in the centre, 3 along its long side.
+        position: where a single clip lies: "first" at the start, as the paper's code has it, "middle" as the paper
+            says.
+        average: whether logits are averaged (as in the paper's code) or probabilities.
+    """
+
+    clips: int = 1
+    crops: int = 3
+    position: Literal["first", "middle"] = "first"
+    average: Literal["logits", "probabilities"] = "logits"

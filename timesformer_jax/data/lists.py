@@ -1,4 +1,4 @@
-"""Lists of videos as the data sets come with them: text, Something-Something's JSON, folders."""
+"""Parses the lists that data sets come with: text, Something-Something's JSON, folders of class folders."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ VIDEO_SUFFIXES = {
 }
 
 HEADINGS = {"label", "labels", "class", "category"}
-"""What the first line of a table calls its second column."""
+"""Names of the second column in the heading of a table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,9 @@ class Entry:
     """A video in a list.
 
     Attributes:
-        path: as listed.
-        label: class name or number, as listed.
-        where: for messages.
+        path: the path as listed.
+        label: the class name or number as listed.
+        where: the place in the list, for messages.
     """
 
     path: str
@@ -34,12 +34,12 @@ class Entry:
 
 
 def read_text_list(source: str, text: str) -> list[Entry]:
-    """A list with a path and a label on each line, between them a space, a tab or a comma (Kinetics).
+    """Parses a list with a path and a label on each line, between them a space, a tab or a comma (Kinetics).
 
     A path or a name with spaces stands in quotes, double or single; before a class number it needs none.
 
     Raises:
-        DataError: if the lines can't be taken apart.
+        DataError: the lines can't be taken apart.
     """
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     separators = {separator: _split(lines, separator) for separator in (",", "\t", " ")}
@@ -60,9 +60,9 @@ def read_text_list(source: str, text: str) -> list[Entry]:
 
 
 def _plausibility(split: tuple[list[list[str]], bool]) -> tuple[int, bool, bool]:
-    """How likely rows are what was meant, where more than one separator fits: a path may contain that of another list.
+    """Ranks ways to split a list, where more than one separator fits because paths contain the other.
 
-    Most of all paths then end as videos do; nothing had to be joined to make two columns; labels are numbers.
+    The best has most paths that end as videos do; then one that needed nothing joined; then one with class numbers.
     """
     rows, joined = split
     videos = sum(storage.suffix(path) in VIDEO_SUFFIXES for path, _ in rows)
@@ -70,7 +70,7 @@ def _plausibility(split: tuple[list[list[str]], bool]) -> tuple[int, bool, bool]
 
 
 def _split(lines: Sequence[tuple[int, str]], separator: str) -> tuple[list[list[str]], bool]:
-    """The columns of each line, and whether some were joined to a path, as it may be before a class number."""
+    """Splits lines into columns; says whether some were joined to a path, as is allowed before a class number."""
     rows: list[list[str]] = []
     joined = False
     for _, line in lines:
@@ -88,20 +88,20 @@ def _split(lines: Sequence[tuple[int, str]], separator: str) -> tuple[list[list[
 
 
 def read_something_something(source: str, text: str, root: str) -> tuple[list[Entry], str]:
-    """Something-Something V2's JSON: a list of {"id": "78687", "template": "Holding [something] next to ...", ...}.
+    """Parses Something-Something V2's JSON: a list of {"id": "78687", "template": "Holding [something] next to ..."}.
 
     The videos are `id`.webm (or another suffix), or folders of pictures called `id`.
 
     Args:
         source: what messages call the file.
-        text: its contents.
+        text: the contents of the file.
         root: folder of the videos, or of the folder 20bn-something-something-v2 that holds them.
 
     Returns:
         The videos, with the templates' names as labels, and the folder that they are in.
 
     Raises:
-        DataError: if it is something else.
+        DataError: it is something else.
     """
     try:
         records = json.loads(text)
@@ -128,10 +128,10 @@ def _something_something_entry(source: str, number: int, record: Any, files: dic
 
 
 def read_class_folders(folder: str) -> list[Entry]:
-    """A folder with a folder for each class, which holds videos, or a folder of pictures for each video.
+    """Lists a folder that has a folder for each class, which holds videos, or a folder of pictures for each video.
 
     Raises:
-        DataError: if it holds something else.
+        DataError: it holds something else.
     """
     classes = [name for name, is_a_folder in storage.list_folder(folder) if is_a_folder]
     if not classes:

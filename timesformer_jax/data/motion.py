@@ -25,10 +25,10 @@ from ..errors import DataError
 from ..support.files import read_json, write_atomically
 from ..support.progress import counter
 
-Kind = Literal["moving", "turning", "growing"]
+MotionKind = Literal["moving", "turning", "growing"]
 Split = Literal["train", "test"]
 
-PAIRS: dict[Kind, tuple[tuple[str, str], ...]] = {
+PAIRS: dict[MotionKind, tuple[tuple[str, str], ...]] = {
     "moving": (("right", "left"), ("down", "up"), ("down-right", "up-left"), ("up-right", "down-left")),
     "turning": (("clockwise", "counterclockwise"),),
     "growing": (("growing", "shrinking"),),
@@ -47,14 +47,14 @@ _DIRECTIONS = {
 }
 
 DESCRIPTION = "motion.json"
-"""The file that says what a data set is."""
+"""The file that describes a data set."""
 
 FRAMES_PER_SECOND = 10
 SAMPLING_RATE = 3.0
-"""Takes every frame of the files, in the terms of `clip_indices`."""
+"""The sampling rate that takes every frame of the files."""
 
 _QUANTIZER = "18"
-"""Of H.264: no eye sees what is lost."""
+"""The quantizer of H.264, at which no eye sees what is lost."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,22 +62,22 @@ class MotionTask:
     """What moves, and how hard that is to see.
 
     Attributes:
-        kinds: of motion: moving in eight directions, turning in two, growing and shrinking.
-        size: pixels, a side of a frame; even.
-        frames: of a clip. The way that a shape goes stays the same.
+        kinds: kinds of motion: moving in eight directions, turning in two, growing and shrinking.
+        size: side of a frame in pixels; an even number.
+        frames: frames of a clip. The way that a shape goes does not depend on their number.
         equal_brightness: shape and background have the same mean colour, and differ in their texture alone.
         distractors: smaller shapes that move their own ways; the largest one counts.
     """
 
-    kinds: tuple[Kind, ...] = ("moving",)
+    kinds: tuple[MotionKind, ...] = ("moving",)
     size: int = 64
     frames: int = 8
     equal_brightness: bool = False
     distractors: int = 0
 
     def __post_init__(self) -> None:
-        if not self.kinds or not set(self.kinds) <= set(get_args(Kind)) or len(set(self.kinds)) < len(self.kinds):
-            raise DataError(f"kinds must name each of {', '.join(get_args(Kind))} at most once, not {self.kinds}.")
+        if not self.kinds or not set(self.kinds) <= set(PAIRS) or len(set(self.kinds)) < len(self.kinds):
+            raise DataError(f"kinds must name each of {', '.join(PAIRS)} at most once, not {self.kinds}.")
         if self.size < 16 or self.size % 2:
             raise DataError(f"size must be an even number of pixels from 16 on, not {self.size}.")
         if self.frames < 2 or self.distractors < 0:
@@ -92,11 +92,11 @@ class MotionTask:
 def motion_clip(
     task: MotionTask, *, seed: int, split: Split, number: int
 ) -> tuple[UInt8[np.ndarray, "t size size 3"], str]:
-    """A clip and its class; the same for the same arguments, and of other looks for any others.
+    """Draws a clip and names its class; other arguments give clips with other textures and shapes.
 
     Args:
         task: what moves.
-        seed: of the data set.
+        seed: seed of the data set.
         split: training and test clips share nothing.
         number: from 0 on; classes take turns, and 2k + 1 is 2k played backwards.
     """
@@ -108,10 +108,10 @@ def motion_clip(
 
 
 def within_pairs(classes: Sequence[str], confusion: Int[np.ndarray, "classes classes"]) -> float:
-    """Of the videos that were given one class of their pair, the share that was given the right one; 0.5 is chance.
+    """The accuracy among the videos that were given one class of their pair; 0.5 is chance.
 
     Args:
-        classes: names.
+        classes: names of the classes.
         confusion: how many videos of each class (row) were given which class (column).
     """
     other = [classes.index(OPPOSITE[name]) for name in classes]
@@ -122,14 +122,14 @@ def within_pairs(classes: Sequence[str], confusion: Int[np.ndarray, "classes cla
 def write_motion(
     directory: Path, task: MotionTask | None = None, *, train: int, test: int, seed: int = 0, overwrite: bool = False
 ) -> None:
-    """Writes a data set: `train/CLASS/NUMBER.mp4`, `test/CLASS/NUMBER.mp4`, and `motion.json`, which says what it is.
+    """Writes a data set: `train/CLASS/NUMBER.mp4`, `test/CLASS/NUMBER.mp4`, and `motion.json`, which describes it.
 
     Args:
-        directory: where to.
+        directory: the directory to write.
         task: what moves.
-        train: training videos.
-        test: test videos.
-        seed: of everything random.
+        train: number of training videos.
+        test: number of test videos.
+        seed: seed of everything random.
         overwrite: replace an existing directory.
 
     Raises:
@@ -176,7 +176,7 @@ def ensure_motion(directory: Path, task: MotionTask, *, train: int, test: int, s
 
 
 def describe(task: MotionTask, *, train: int, test: int, seed: int) -> dict[str, Any]:
-    """What `motion.json` says of a data set."""
+    """The contents of `motion.json` for a data set."""
     return {"seed": seed, "train": train, "test": test, "task": json.loads(json.dumps(dataclasses.asdict(task)))}
 
 
@@ -205,7 +205,7 @@ def write_keyframes(path: Path, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
 
 
 def _draw(task: MotionTask, name: str, rng: np.random.Generator) -> UInt8[np.ndarray, "t size size 3"]:
-    """The frames of a clip of the first class of a pair."""
+    """Draws the frames of a clip of the first class of a pair."""
     axis = (np.arange(task.size, dtype=np.float32) + 0.5) / task.size
     grid = np.stack(np.meshgrid(axis, axis), axis=-1)  # (x, y) of each pixel, in sides of a frame
     time = np.linspace(-0.5, 0.5, task.frames)
@@ -258,7 +258,7 @@ def _paint(
 def _texture(
     rng: np.random.Generator, points: Float32[np.ndarray, "*n 2"], frequencies: tuple[float, float], waves: int = 5
 ) -> Float32[np.ndarray, "*n 3"]:
-    """A colour, and plane waves of random colours: around zero at every point."""
+    """Sums a random colour and plane waves of random colours; the values are spread around zero."""
     angle, frequency = rng.uniform(0, np.pi, waves), rng.uniform(*frequencies, waves)
     vectors = 2 * np.pi * frequency * np.stack([np.cos(angle), np.sin(angle)])
     phases, colours = rng.uniform(0, 2 * np.pi, waves), rng.normal(0, 0.08 / waves**0.5, (waves, 3))

@@ -1,4 +1,4 @@
-"""Mixup, cutmix and label smoothing: pure functions of a batch, for the device."""
+"""Mixup, cutmix, label smoothing and normalisation: pure functions of a batch, for the device."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from .config import Augmentation
 
 
 def smooth_labels(labels: Int[Array, " b"], num_labels: int, smoothing: float = 0.0) -> Float[Array, "b labels"]:
-    """One-hot targets of which `smoothing` is spread evenly over all classes (Szegedy et al., 2016, section 7).
+    """Makes one-hot targets of which `smoothing` is spread evenly over all classes (Szegedy et al., 2016, section 7).
 
     A label outside of the classes (such as -100, which losses ignore) gives a row that is `smoothing / num_labels`
     everywhere.
@@ -27,20 +27,20 @@ def mix_batch(
     targets: Float[Array, "b labels"],
     augmentation: Augmentation,
 ) -> tuple[Float[Array, "b t h w c"], Float[Array, "b labels"]]:
-    """Mix each clip with its counterpart from the other end of the batch, by mixup or by cutmix.
+    """Mixes each clip with its counterpart from the other end of the batch, by mixup or by cutmix.
 
     Both are one formula, `mask * clip + (1 - mask) * counterpart`: mixup's mask (Zhang et al., 2018) is the same number
     everywhere, cutmix's (Yun et al., 2019) is 0 inside a rectangle, the same in all frames, and 1 outside. The targets
     are mixed by the mean of the mask. Each clip draws its own.
 
     Args:
-        key: of everything random here; fold the step into it.
+        key: random key with the step folded in.
         pixel_values: normalised clips.
-        targets: their targets, from `smooth_labels`.
-        augmentation: mixup, cutmix and mix_probability are used.
+        targets: the targets of the clips, from `smooth_labels`.
+        augmentation: its `mixup`, `cutmix` and `mix_probability` are used.
 
     Returns:
-        Clips and targets; those that were given where the settings ask for no mixing.
+        Clips and targets; unchanged where the settings ask for no mixing.
     """
     if not augmentation.mixup and not augmentation.cutmix:
         return pixel_values, targets
@@ -62,7 +62,7 @@ def mix_batch(
 
 
 def symmetric_beta(key: Array, parameter: float, count: int) -> Float[Array, " {count}"]:
-    """Numbers from Beta(parameter, parameter), by a table of its quantiles.
+    """Draws numbers from Beta(parameter, parameter), by a table of its quantiles.
 
     (`jax.random.beta` draws by rejection; those loops take longer to compile than the rest of a training step.)
     """
@@ -72,9 +72,9 @@ def symmetric_beta(key: Array, parameter: float, count: int) -> Float[Array, " {
 
 
 def rectangles(key: Array, area: Float[Array, " b"], height: int, width: int) -> Float[Array, "b {height} {width}"]:
-    """1 inside rectangles that cover these shares of a picture and have its shape, 0 outside.
+    """Makes masks: 1 inside rectangles that cover these shares of a picture and have its shape, 0 outside.
 
-    The centre is uniform over the picture; what falls outside is cut off.
+    The centre is uniform over the picture; what falls outside of it is cut off.
     """
     row_key, column_key = jax.random.split(key)
 
@@ -91,7 +91,7 @@ def rectangles(key: Array, area: Float[Array, " b"], height: int, width: int) ->
 def normalize(
     frames: UInt8[Array, "*b t height width c"], processor: VideoProcessor, dtype: Any
 ) -> Float[Array, "*b t height width c"]:
-    """Pixel values from frames of 0 to 255, as `VideoProcessor.rescale_and_normalize` does but for the last bits."""
+    """Normalises frames of 0 to 255 like `VideoProcessor.rescale_and_normalize`; only the last bits may differ."""
     if processor.channel_order == "bgr":
         frames = frames[..., ::-1]
     pixel_values = frames.astype(dtype) * (processor.rescale_factor if processor.do_rescale else 1)

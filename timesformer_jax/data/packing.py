@@ -1,4 +1,4 @@
-"""Pack videos into shards: a data set of a million small files is slow to list, to copy and to read at random."""
+"""Packs videos into shards: a data set of a million small files is slow to list, to copy and to read at random."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,7 @@ from ..video.packets import EncodedVideo
 from ..video.reading import probe
 from . import storage
 from .shards import FORMAT, MANIFEST, VERSION
-from .sources import Videos, fingerprint
+from .videos import Videos, fingerprint
 
 UNFINISHED = "packing.json"
 """Says what is being packed into a folder, until the manifest takes its place."""
@@ -26,10 +26,10 @@ UNFINISHED = "packing.json"
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """What was packed.
+    """The outcome of a packing.
 
     Attributes:
-        videos: how many.
+        videos: how many videos were packed.
         shards: into how many files.
         left_out: names of the videos that can't be decoded.
     """
@@ -42,13 +42,13 @@ class Packing:
 def pack(
     videos: Videos, folder: Path, *, shards: int, threads: int = 4, progress: Callable[[int], None] = lambda done: None
 ) -> Packing:
-    """Pack videos into shards. The shards that an earlier, interrupted call finished are kept; the result is the same.
+    """Packs videos into shards. The shards that an earlier, interrupted call finished are kept; the result is the same.
 
     Videos whose first frame can't be decoded are left out, and listed in the manifest.
 
     Args:
-        videos: what to pack.
-        folder: for the shards; made if needed.
+        videos: the videos to pack.
+        folder: where the shards go; made if needed.
         shards: number of files.
         threads: shards that are written at the same time.
         progress: is called with the number of videos that were done since it was called last.
@@ -79,14 +79,14 @@ def pack(
 
     with ThreadPoolExecutor(threads) as pool:
         try:
-            rows = list(pool.map(finish, range(shards)))
+            summaries = list(pool.map(finish, range(shards)))
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
-    labels = [label for row in rows for label in row["labels"]]
-    packed_names = [name for row in rows for name in row["names"]]
-    left_out = [name for row in rows for name in row["left_out"]]
+    labels = [label for summary in summaries for label in summary["labels"]]
+    packed_names = [name for summary in summaries for name in summary["names"]]
+    left_out = [name for summary in summaries for name in summary["left_out"]]
     if not labels:
         raise DataError(f"None of {len(videos)} videos can be decoded; nothing was packed.")
     manifest = {
@@ -96,8 +96,8 @@ def pack(
         "fingerprint": fingerprint(packed_names, np.array(labels, np.int32), videos.classes),
         "left_out": left_out,
         "shards": [
-            {"file": name, "videos": len(row["labels"]), "bytes": row["bytes"], "sha256": row["sha256"]}
-            for name, row in zip(names, rows, strict=True)
+            {"file": name, "videos": len(summary["labels"]), "bytes": summary["bytes"], "sha256": summary["sha256"]}
+            for name, summary in zip(names, summaries, strict=True)
         ],
         "labels": labels,
         "names": packed_names,
@@ -110,7 +110,7 @@ def pack(
 
 
 def _require_own_folder(folder: Path, plan: dict[str, Any]) -> None:
-    """Make the folder, or see that it holds what an earlier call with the same plan left."""
+    """Makes the folder, or checks that it holds what an earlier call with the same plan left."""
     if (folder / MANIFEST).exists():
         raise DataError(f"{folder} holds packed videos already; give another folder, or remove it.")
     if (folder / UNFINISHED).exists():
@@ -130,7 +130,7 @@ def _summary_file(folder: Path, name: str) -> Path:
 
 
 def _finished(folder: Path, name: str) -> dict[str, Any] | None:
-    """The summary of a shard that is complete."""
+    """The summary of a shard that is complete; None if it is not."""
     if not _summary_file(folder, name).exists():
         return None
     summary = read_json(_summary_file(folder, name), DataError)
@@ -178,7 +178,7 @@ def _write_shard(videos: Videos, indices: range, folder: Path, name: str, watch:
 
 
 def _record(videos: Videos, index: int) -> bytes:
-    """The record of a video, once a frame of it was decoded."""
+    """Makes the record of a video, a frame of which must decode."""
     import msgpack
 
     source = videos.open(index)

@@ -1,4 +1,4 @@
-"""What the clip of a given number is: plain functions of the settings, the seed and the number.
+"""What the sample of a given number is: a plain function of the settings, the seed and the number.
 
 Grain calls these from its worker processes, in any order.
 """
@@ -6,24 +6,31 @@ Grain calls these from its worker processes, in any order.
 import dataclasses
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from ..errors import DataError, VideoError
-from .augmentation import change_appearance
+from .augmentation import augment_clip
 from .bad_videos import BadVideos, require_few
-from .clips import UNIFORM_DRAWS, cut, random_window, read_clips, view_windows
-from .config import Augmentation, ClipShape
-from .sources import Videos
+from .clips import UNIFORM_DRAWS, crop_and_resize, random_crop, read_clips, uniform_crops
+from .config import ClipShape, DataConfig, Views
+from .videos import Videos
 
-Row = dict[str, Any]
-"""One row of a batch: "frames", "labels", "ids", and "valid" in evaluation."""
+Sample = dict[str, Any]
+"""What a batch is stacked of: "frames", "labels", "ids", and "valid" in evaluation."""
 
 _MOST_ATTEMPTS = 1000
 
 _ORDER, _CLIP, _REPLACEMENT = 0, 1, 2
 """What a random stream is for: no two uses share one."""
+
+
+class Samples(Protocol):
+    """Samples by number, from 0 on."""
+
+    def __getitem__(self, number: int) -> Sample: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,30 +41,28 @@ class TrainingSamples:
     time. One that can't be decoded is listed, and another, which depends on nothing but its place, stands in for it.
 
     Attributes:
-        videos: the data set.
+        videos: the training videos.
+        config: its `augmentation` and `max_bad_fraction` are used.
         clip: frames and size of the clips.
-        augmentation: of the clips.
-        seed: of the order and of everything random in a clip.
+        seed: seed of the order and of everything random in a clip.
         bad_list: file that lists the videos which can't be decoded.
-        max_bad_fraction: share of the videos that may be bad.
     """
 
     videos: Videos
+    config: DataConfig
     clip: ClipShape
-    augmentation: Augmentation
     seed: int
     bad_list: Path
-    max_bad_fraction: float
 
-    def __getitem__(self, number: int) -> Row:
-        place = number // self.augmentation.repeats
+    def __getitem__(self, number: int) -> Sample:
+        place = number // self.config.augmentation.repeats
         for attempt in range(_MOST_ATTEMPTS):
-            index = self.video_at(place, attempt)
+            index = self._video_at(place, attempt)
             if index in self._known_bad:
                 continue
             rng = np.random.default_rng([self.seed, _CLIP, number, attempt])
             try:
-                frames = self._clip(index, rng)
+                frames = self._augmented_clip(index, rng)
             except VideoError as error:
                 self._note_bad(index, place, error)
                 continue
@@ -67,7 +72,7 @@ class TrainingSamples:
             f"{self.bad_list}."
         )
 
-    def video_at(self, place: int, attempt: int = 0) -> int:
+    def _video_at(self, place: int, attempt: int) -> int:
         """Which video stands at a place of the endless order; after a failed attempt, which stands in for it."""
         if attempt:
             return int(np.random.default_rng([self.seed, _REPLACEMENT, place, attempt]).integers(len(self.videos)))
@@ -84,71 +89,67 @@ class TrainingSamples:
     def _known_bad(self) -> set[int]:
         return set()
 
-    def _clip(self, index: int, rng: np.random.Generator) -> Any:
+    def _augmented_clip(self, index: int, rng: np.random.Generator) -> UInt8[np.ndarray, "t h w 3"]:
+        augmentation = self.config.augmentation
         positions, draws = rng.random(self.clip.num_frames), rng.random(UNIFORM_DRAWS)
         frames = read_clips(self.videos.open(index), self.clip, positions)
         _, height, width, _ = frames.shape
-        window = random_window(height, width, self.clip, self.augmentation, draws)
-        return change_appearance(cut(frames, window, self.clip.height, self.clip.width), self.augmentation, rng)
+        box = random_crop(height, width, self.clip, augmentation, draws)
+        return augment_clip(crop_and_resize(frames, box, self.clip.height, self.clip.width), augmentation, rng)
 
     def _note_bad(self, index: int, place: int, error: VideoError) -> None:
         bad = BadVideos(self.bad_list).add(self.videos.name(index), str(error))
         self._known_bad.add(index)
         total = len(self.videos)
-        # Stand-ins were tried besides, and other workers may be ahead.
+        # Stand-ins were tried besides, and other workers may have gone on to later places.
         seen = min(place + 1 + len(self._known_bad) + 64, total)
-        require_few(bad, seen, total, self.max_bad_fraction, self.bad_list)
+        require_few(bad, seen, total, self.config.max_bad_fraction, self.bad_list)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvaluationSamples:
-    """The views of each video, once and in order; numbers beyond the last give empty rows.
+    """The views of each video, once and in order; samples with numbers beyond the last video are empty.
 
     Attributes:
-        videos: the data set.
+        videos: the validation videos.
         clip: frames and size of the clips.
-        clips: of each video.
-        crops: of each clip.
-        position: where a single clip lies.
+        views: which views of each video.
         bad_list: file that lists the videos which can't be decoded.
     """
 
     videos: Videos
     clip: ClipShape
-    clips: int
-    crops: int
-    position: Literal["first", "middle"]
+    views: Views
     bad_list: Path | None
 
-    def __getitem__(self, number: int) -> Row:
-        views = self.clips * self.crops
-        shape = (views, self.clip.num_frames, self.clip.height, self.clip.width, 3)
-        row = {
+    def __getitem__(self, number: int) -> Sample:
+        shape = (self.views.clips * self.views.crops, self.clip.num_frames, self.clip.height, self.clip.width, 3)
+        sample = {
             "frames": np.zeros(shape, np.uint8),
             "labels": np.int32(-1),
             "ids": np.int64(-1),
             "valid": np.bool_(False),
         }
         if number >= len(self.videos):
-            return row
-        row |= {"labels": np.int32(self.videos.label(number)), "ids": np.int64(number)}
+            return sample
+        sample |= {"labels": np.int32(self.videos.label(number)), "ids": np.int64(number)}
         try:
-            return row | {"frames": self.views(number), "valid": np.bool_(True)}
+            return sample | {"frames": self._read_views(number), "valid": np.bool_(True)}
         except VideoError as error:
             if self.bad_list is not None:
                 BadVideos(self.bad_list).add(self.videos.name(number), str(error))
-            return row
+            return sample
 
-    def views(self, index: int) -> Any:
-        """(clips * crops, t, h, w, 3): each clip's crops in turn."""
+    def _read_views(self, index: int) -> UInt8[np.ndarray, "views t h w 3"]:
+        """Reads all views of a video: the crops of the first clip, then those of the next."""
         frames = read_clips(self.videos.open(index), self.clip, self._positions())
         height, width = frames.shape[2:4]
-        windows = view_windows(height, width, self.clip, self.crops)
-        crops = np.stack([cut(frames, window, self.clip.height, self.clip.width) for window in windows], axis=1)
+        boxes = uniform_crops(height, width, self.clip, self.views.crops)
+        crops = np.stack([crop_and_resize(frames, box, self.clip.height, self.clip.width) for box in boxes], axis=1)
         return crops.reshape(-1, *crops.shape[2:])
 
-    def _positions(self) -> Any:
+    def _positions(self) -> Float[np.ndarray, "clips t"]:
         # In segments the first frame of each would leave out what follows it: there the middle is meant.
-        middle = self.position == "middle" or self.clip.sampling_rate == "segments"
-        positions = (np.arange(self.clips) + 0.5 * middle) / self.clips
+        middle = self.views.position == "middle" or self.clip.sampling_rate == "segments"
+        positions = (np.arange(self.views.clips) + 0.5 * middle) / self.views.clips
         return np.tile(positions[:, None], (1, self.clip.num_frames))

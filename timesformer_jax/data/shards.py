@@ -1,4 +1,4 @@
-"""Videos in few large files, as `packing.py` writes them: ArrayRecord shards and a manifest.
+"""Reads videos from few large files, which `packing.py` writes: ArrayRecord shards and a manifest.
 
 A shard holds some hundred videos as they are, byte for byte, in the order of the list. Each record is a MessagePack
 map with "id" (place in the original list), "name", "label" and "video" (the file's bytes), or "pictures" (a map from
@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32, Shaped
 
 from ..errors import DataError, VideoError
 from ..support.files import read_json
 from ..video.packets import EncodedVideo
 from ..video.reading import Pictures
 from . import storage
+from .videos import Videos
 
 MANIFEST = "manifest.json"
 """The file that makes a folder one of packed shards."""
@@ -28,31 +28,23 @@ VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PackedVideos:
-    """The videos in a folder of shards.
+class PackedVideos(Videos):
+    """The videos in a folder of shards; fingerprint and names are those before they were packed.
 
     Attributes:
-        folder: with the shards and the manifest.
-        shards: (file name, number of videos) of each.
-        labels: of the videos.
-        names: what the list called the videos, encoded in UTF-8 (as in `VideoFiles`).
-        classes: names of the labels.
-        fingerprint: that of the videos before they were packed, without those that were left out.
+        folder: the folder that holds the shards and the manifest.
+        shards: file name and number of videos of each shard.
     """
 
     folder: Path
     shards: tuple[tuple[str, int], ...]
-    labels: Int32[np.ndarray, " n"] = dataclasses.field(repr=False)
-    names: Shaped[np.ndarray, " n"] = dataclasses.field(repr=False)
-    classes: tuple[str, ...]
-    fingerprint: str
 
     @classmethod
     def open_folder(cls, folder: str) -> "PackedVideos":
-        """Read the manifest, and see that the shards are there.
+        """Reads the manifest, and checks that the shards are there.
 
         Raises:
-            DataError: if the manifest can't be used, or a shard is missing or has another size.
+            DataError: the manifest can't be used, or a shard is missing or has another size.
         """
         if storage.is_url(folder):
             raise DataError(f"{folder}: packed shards are read from a mounted file system only (gcsfuse mounts gs://).")
@@ -65,7 +57,7 @@ class PackedVideos:
             labels = np.array(values["labels"], np.int32)
             names = np.array([str(name).encode() for name in values["names"]])
             classes = tuple(map(str, values["classes"]))
-            stamp = str(values["fingerprint"])
+            fingerprint = str(values["fingerprint"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path} is damaged ({error!r}); pack the videos again.") from None
         for name, _, size in shards:
@@ -76,21 +68,11 @@ class PackedVideos:
                 raise DataError(f"{file} {what}; copy it again, or pack the videos again.")
         if not len(labels) == len(names) == sum(count for _, count, _ in shards) > 0:
             raise DataError(f"{path} is damaged: {len(labels)} labels for its shards; pack the videos again.")
-        return cls(Path(folder), tuple((name, count) for name, count, _ in shards), labels, names, classes, stamp)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def name(self, index: int) -> str:
-        """What the list called a video."""
-        return self.names[index].decode()
-
-    def label(self, index: int) -> int:
-        """The class of a video."""
-        return int(self.labels[index])
+        counts = tuple((name, count) for name, count, _ in shards)
+        return cls(names, labels, classes, fingerprint, Path(folder), counts)
 
     def open(self, index: int) -> EncodedVideo | Pictures:
-        """A video as `read_by_rule` takes it."""
+        """Opens a video for `read_by_rule`."""
         record = self._record(index)
         if "pictures" in record:
             pictures: dict[str, bytes] = record["pictures"]

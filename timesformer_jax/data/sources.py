@@ -1,21 +1,19 @@
 """Where videos and their labels come from: lists, JSON files, folders, packed shards, told apart by what is inside."""
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int32, Shaped
 
 from ..checkpoints.labels import read_labels
 from ..errors import DataError
 from ..video.packets import EncodedVideo
 from ..video.reading import Pictures
 from . import storage
+from .config import DataConfig
 from .lists import Entry, read_class_folders, read_something_something, read_text_list
 from .shards import MANIFEST, PackedVideos
+from .videos import Videos, fingerprint
 
 _MOST_CLASSES = 100_000
 
@@ -23,99 +21,72 @@ _LOOKED_FOR = 20
 """How many of a list's first videos are looked for before a wrong root is assumed."""
 
 
-class Videos(Protocol):
-    """Videos with their labels, by number."""
+@dataclass(frozen=True, eq=False)
+class DataSets:
+    """The videos to train and to evaluate on, with their lists read.
+
+    Attributes:
+        train: the training videos; None where the settings name none.
+        validation: the validation videos, which have the classes of the training videos; None where there are none.
+    """
+
+    train: Videos | None
+    validation: Videos | None
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the labels."""
-        ...
+    def fingerprints(self) -> dict[str, str]:
+        """The fingerprint of each of them, by name."""
+        videos = {"train": self.train, "validation": self.validation}
+        return {name: given.fingerprint for name, given in videos.items() if given is not None}
 
-    @property
-    def fingerprint(self) -> str:
-        """Tells one data set from another: of the names, labels and classes, wherever the files are."""
-        ...
 
-    def __len__(self) -> int: ...
+def open_data(config: DataConfig) -> DataSets:
+    """Reads the lists of videos that the settings name, each once.
 
-    def name(self, index: int) -> str:
-        """What lists and messages call a video."""
-        ...
-
-    def label(self, index: int) -> int:
-        """The class of a video."""
-        ...
-
-    def open(self, index: int) -> str | EncodedVideo | Pictures:
-        """A video as `read_by_rule` takes it.
-
-        Raises:
-            VideoError: if it can't be fetched.
-        """
-        ...
+    Raises:
+        DataError: a list can't be used.
+    """
+    train = validation = known = None
+    if config.train is not None:
+        train = read_videos(config.train, root=config.root, classes=config.classes)
+        known = train.classes
+    if config.validation is not None:
+        validation = read_videos(config.validation, root=config.root, classes=config.classes, known=known)
+    return DataSets(train, validation)
 
 
 @dataclass(frozen=True, eq=False)
-class VideoFiles:
-    """Videos in files, or in folders of pictures.
+class VideoFiles(Videos):
+    """Videos in files, or in folders of pictures; their names are paths as listed.
 
     Attributes:
-        paths: as listed, encoded in UTF-8. (An array takes a quarter of the memory of a tuple, in each worker process.)
-        labels: of the videos.
-        classes: names of the labels.
         root: folder or URL that the paths are relative to.
     """
 
-    paths: Shaped[np.ndarray, " n"] = field(repr=False)
-    labels: Int32[np.ndarray, " n"] = field(repr=False)
-    classes: tuple[str, ...]
     root: str
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the names, labels and classes."""
-        return fingerprint([path.decode() for path in self.paths], self.labels, self.classes)
-
-    def name(self, index: int) -> str:
-        """The path as listed."""
-        return self.paths[index].decode()
-
-    def label(self, index: int) -> int:
-        """The class of a video."""
-        return int(self.labels[index])
-
     def open(self, index: int) -> str | EncodedVideo | Pictures:
-        """A video as `read_by_rule` takes it."""
+        """Opens a video for `read_by_rule`."""
         return storage.video(storage.join(self.root, self.name(index)))
 
 
-def fingerprint(names: Sequence[str], labels: Int32[np.ndarray, " n"], classes: Sequence[str]) -> str:
-    """A short text that tells one data set from another."""
-    digest = hashlib.sha256("\n".join(names).encode())
-    digest.update(labels.tobytes() + json.dumps(list(classes)).encode())
-    return digest.hexdigest()[:16]
-
-
 def read_videos(
-    source: str | None,
+    source: str,
     *,
     root: str | None = None,
     classes: str | None = None,
     known: Sequence[str] | None = None,
 ) -> Videos:
-    """The videos of a list, a JSON file, a folder of class folders, or a folder of packed shards.
+    """Reads the videos of a list, a JSON file, a folder of class folders, or a folder of packed shards.
 
     Args:
         source: path or URL.
-        root: folder that the paths in a list are relative to; the list's own when None.
+        root: folder that the paths in a list are relative to; when None the list's own folder.
         classes: file of class names.
         known: classes that the labels must be of, such as those of the training videos.
 
     Raises:
-        DataError: if it is none of these, or is at odds with itself.
+        DataError: the source is none of these, or contradicts itself.
     """
     if not source:
         raise DataError("No videos are given: name a list, a folder of class folders, or a folder of packed shards.")
@@ -142,16 +113,16 @@ def read_videos(
 
 
 def video_files(entries: Sequence[Entry], root: str, classes: Sequence[str] | None, source: str) -> VideoFiles:
-    """Videos from the entries of a list.
+    """Makes videos from the entries of a list.
 
     Args:
-        entries: the videos.
+        entries: the lines of the list.
         root: folder or URL that the paths are relative to.
         classes: names of the labels; when None the names in the list, sorted, or its numbers.
         source: what messages call the list.
 
     Raises:
-        DataError: if there are none, one stands there twice, a label is unknown, or none of the files is there.
+        DataError: there are none, one stands there twice, a label is unknown, or none of the files is there.
     """
     if not entries:
         raise DataError(f"{source} lists no videos.")
@@ -160,24 +131,27 @@ def video_files(entries: Sequence[Entry], root: str, classes: Sequence[str] | No
         if entry.path in seen:
             raise DataError(f"{source} lists {entry.path} twice ({seen[entry.path]} and {entry.where}); remove one.")
         seen[entry.path] = entry.where
-    numbers = _numbers(entries, classes, source)
+    numbers = _class_numbers(entries, classes, source)
     classes = tuple(numbers)
-    labels = [_number(entry.label, numbers) for entry in entries]
-    for entry, label in zip(entries, labels, strict=True):
+    labels: list[int] = []
+    for entry in entries:
+        label = _class_of(entry.label, numbers)
         if label is None:
-            known = ", ".join(list(numbers)[:3])
+            known = ", ".join(classes[:3])
             raise DataError(
                 f"{source}, {entry.where}: label {entry.label!r} is none of the {len(classes)} classes ({known}, ...)."
             )
+        labels.append(label)
     first = [storage.join(root, entry.path) for entry in entries[:_LOOKED_FOR]]
     if not any(storage.exists(path) for path in first):
         raise DataError(f"{source}: none of its first {len(first)} videos exists ({first[0]}, ...); is the root right?")
-    paths = np.array([entry.path.encode() for entry in entries])
-    return VideoFiles(paths, np.array(labels, np.int32), classes, root)
+    paths, numbered = [entry.path for entry in entries], np.array(labels, np.int32)
+    encoded = np.array([path.encode() for path in paths])
+    return VideoFiles(encoded, numbered, classes, fingerprint(paths, numbered, classes), root)
 
 
-def _numbers(entries: Sequence[Entry], classes: Sequence[str] | None, source: str) -> dict[str, int]:
-    """The number of each class."""
+def _class_numbers(entries: Sequence[Entry], classes: Sequence[str] | None, source: str) -> dict[str, int]:
+    """Gives each class its number."""
     if classes is not None:
         return {name: number for number, name in enumerate(classes)}
     names = {entry.label for entry in entries}
@@ -193,8 +167,8 @@ def _numbers(entries: Sequence[Entry], classes: Sequence[str] | None, source: st
     return {str(number): number for number in range(1 + max(int(name) for name in names))}
 
 
-def _number(label: str, numbers: dict[str, int]) -> int | None:
-    """The class that a label names, or is the number of."""
+def _class_of(label: str, numbers: dict[str, int]) -> int | None:
+    """The number of the class that a label names or is the number of; None if there is no such class."""
     if label in numbers or not label.isdecimal():
         return numbers.get(label)
     return int(label) if int(label) < len(numbers) else None

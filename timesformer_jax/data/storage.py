@@ -1,4 +1,4 @@
-"""Files on this machine or behind a URL (gs://, s3://, memory://, ...), as the lists of videos name them."""
+"""Reads files on this machine or behind a URL (gs://, s3://, memory://, ...), as the lists of videos name them."""
 
 import posixpath
 from pathlib import Path
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def is_url(location: str) -> bool:
-    """Whether a location is not a path on this machine."""
+    """Whether a location is a URL and not a path on this machine."""
     return "://" in location
 
 
 def join(root: str, path: str) -> str:
-    """`path` below `root`, unless it stands on its own."""
+    """Puts a path below a root, unless it is absolute or a URL."""
     if is_url(path) or Path(path).is_absolute():
         return path
     return posixpath.join(root, path) if is_url(root) else str(Path(root) / path)
@@ -30,10 +30,10 @@ def parent(location: str) -> str:
 
 
 def read_text(location: str) -> str:
-    """The text of a file.
+    """Reads a file of text.
 
     Raises:
-        DataError: if it can't be read, or is no text.
+        DataError: it can't be read, or is no text.
     """
     try:
         return read_bytes(location).decode("utf-8-sig")
@@ -44,11 +44,11 @@ def read_text(location: str) -> str:
 
 
 def read_bytes(location: str) -> bytes:
-    """The contents of a file.
+    """Reads a file.
 
     Raises:
-        OSError: if it can't be read.
-        DataError: if nothing is installed that reads such URLs.
+        OSError: it can't be read.
+        DataError: nothing is installed that reads such URLs.
     """
     if not is_url(location):
         return Path(location).read_bytes()
@@ -74,10 +74,10 @@ def is_folder(location: str) -> bool:
 
 
 def list_folder(location: str) -> list[tuple[str, bool]]:
-    """The names of what a folder holds, sorted, and whether each is a folder; hidden files are left out.
+    """Lists what a folder holds, sorted by name, and whether each is a folder; hidden files are left out.
 
     Raises:
-        DataError: if it can't be read.
+        DataError: it can't be read.
     """
     try:
         if not is_url(location):
@@ -92,10 +92,10 @@ def list_folder(location: str) -> list[tuple[str, bool]]:
 
 
 def video(location: str) -> str | EncodedVideo | Pictures:
-    """A video as `read_by_rule` takes it: a path, or what a URL stands for, read into memory.
+    """Opens a video for `read_by_rule`: a path stays one, what a URL stands for is read into memory.
 
     Raises:
-        VideoError: if a URL can't be read.
+        VideoError: a URL can't be read.
     """
     if not is_url(location):
         return location
@@ -120,7 +120,7 @@ def picture_names(folder: str) -> tuple[str, ...]:
 
 
 def suffix(name: str) -> str:
-    """The end of a file's name from its last dot, in small letters."""
+    """The end of a file's name from its last dot on, in small letters."""
     return posixpath.splitext(name)[1].lower()
 
 

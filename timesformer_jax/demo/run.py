@@ -15,9 +15,9 @@ from pathlib import Path
 import jax
 
 from ..config import AttentionType
-from ..data.config import DataConfig
+from ..data.config import DataConfig, Views
 from ..data.motion import MotionTask, ensure_motion, within_pairs
-from ..evaluation.evaluate import Views, evaluate
+from ..evaluation.evaluate import evaluate
 from ..evaluation.metrics import Evaluation
 from ..inference.classifier import VideoClassifier
 from ..inference.predictions import Prediction

@@ -11,7 +11,7 @@ _NAMED = 60
 
 
 def draw_confusion(evaluation: Evaluation, path: Path) -> None:
-    """Draws which share of each class (row) is taken for which class (column), as a PNG."""
+    """Draws, as a PNG, which share of each class (row) is taken for which class (column)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,6 +1,6 @@
-"""Evaluating a checkpoint on a data set, resumably: `evaluate("checkpoint", DataConfig(validation="k400/val.csv"))`.
+"""Evaluates a checkpoint on a data set, resumably: `evaluate("checkpoint", DataConfig(validation="k400/val.csv"))`.
 
-With an output directory, see recorder.py for what is in it.
+recorder.py says what the output directory holds.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,9 @@ from ..checkpoints.fingerprints import fingerprints
 from ..checkpoints.mapping import Params
 from ..checkpoints.open import load_checkpoint, processor_for
 from ..config import TimesformerConfig
-from ..data.batches import class_names, evaluation_clips
-from ..data.config import ClipShape, DataConfig
+from ..data.batches import EvaluationBatches
+from ..data.config import ClipShape, DataConfig, Views
+from ..data.sources import open_data
 from ..errors import ConfigError, DataError
 from ..model.modeling import TimesformerForVideoClassification
 from ..sharding import BatchPlace, MeshConfig, batch_share, make_mesh, shardings_of, use_mesh
@@ -29,25 +30,9 @@ from ..support.distributed import announce, from_first, is_first
 from ..support.distributed import step as shown_step
 from ..support.dtypes import DTypeName, require_x64
 from ..video.processing import VideoProcessor
-from .metrics import Average, Evaluation, make_predict, predict_batch
+from .metrics import Evaluation
+from .prediction import make_predict, predict_batch
 from .recorder import BAD_VIDEOS, Recorder
-
-
-@dataclasses.dataclass(frozen=True)
-class Views:
-    """Which views of a video are averaged; the defaults are the paper's three crops of one clip.
-
-    Attributes:
-        clips: of each video, spread over it.
-        crops: of each clip: 1 in the centre, 3 along its long side.
-        position: of a single clip: at the start, as the paper's code has it, or in the middle, as the paper says.
-        average: of the logits (the paper's code) or of the probabilities.
-    """
-
-    clips: int = 1
-    crops: int = 3
-    position: Literal["first", "middle"] = "first"
-    average: Average = "logits"
 
 
 def evaluate(
@@ -65,10 +50,10 @@ def evaluate(
 
     Args:
         source: as for `load_checkpoint`; the directory of a training run is one, too.
-        data: `validation` says which videos.
-        views: of each video.
+        data: its `validation` names the videos.
+        views: which views of each video are averaged; the defaults of `Views` when None.
         batch_size: videos in a batch, over all devices.
-        dtype: of the computation.
+        dtype: type of the computation.
         mesh: how the devices share the work.
         output: a directory for the results; where it holds a part of the same evaluation, that is not done again.
         **options: other arguments of `load_checkpoint`.
@@ -79,7 +64,8 @@ def evaluate(
         ConfigError: the output directory holds another evaluation.
     """
     views = views or Views()
-    if data.validation is None:
+    videos = open_data(data).validation
+    if videos is None:
         raise DataError("there are no videos to evaluate on; give --data.validation.")
     require_x64(dtype)
     storage = np.dtype(np.float64 if dtype == "float64" else np.float32)
@@ -94,33 +80,29 @@ def evaluate(
             f"nothing says how {source} was trained to sample its clips; give --config.sampling-rate (32, or segments)."
         )
     names = tuple(config.id2label[i] for i in range(config.num_labels))
-    translation = translate(class_names(data), names, str(source))
+    translation = translate(videos.classes, names, str(source))
     devices = make_mesh(mesh)
-    index, count = batch_share(devices, batch_size)
     directory = None if output is None else Path(output)
-    clip = ClipShape(config.num_frames, *config.image_shape, rate)
-    batches = evaluation_clips(
+    batches = EvaluationBatches(
+        videos,
         data,
-        clip=clip,
+        clip=ClipShape(config.num_frames, *config.image_shape, rate),
         batch_size=batch_size,
-        clips=views.clips,
-        crops=views.crops,
-        position=views.position,
+        views=views,
         bad_list=None if directory is None else directory / BAD_VIDEOS,
-        process_index=index,
-        process_count=count,
+        share=batch_share(devices, batch_size),
     )
     params = jax.device_put(params, shardings_of(params, devices))
     settings = {
         "checkpoint": str(source),
         "model": model_fingerprint(config, processor, params),
         "data": data.validation,
-        "videos": batches.videos.fingerprint,
+        "videos": videos.fingerprint,
         "dtype": dtype,
         **dataclasses.asdict(views),
     }
-    recorder = Recorder(directory, settings, batches.videos.name)
-    start = batches.batch = from_first(recorder.resume(batch_size))
+    recorder = Recorder(directory, settings, videos.name)
+    start = batches.number = from_first(recorder.resume(batch_size))
     predict = make_predict(model, processor, views.average)
     display = Display("evaluating", len(batches), start, 10) if is_first() else None
     if display is not None:
@@ -143,13 +125,13 @@ def evaluate(
 
 
 def model_fingerprint(config: TimesformerConfig, processor: VideoProcessor, params: Params) -> str:
-    """A short text that tells one model from another: of its weights, settings and preprocessing."""
+    """A short text that tells one model from another by its weights, settings and preprocessing."""
     parts = [config.to_dict(), dataclasses.asdict(processor), fingerprints(params)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def translate(classes: Sequence[str], names: Sequence[str], source: str) -> np.ndarray[Any, Any]:
-    """The model's number for each class of a data set.
+    """Gives the model's number for each class of a data set.
 
     Raises:
         DataError: the model does not know a class.

@@ -1,37 +1,24 @@
-"""Evaluation as the paper does it: several views of each video, their outputs averaged, every video counted once."""
+"""What an evaluation counts: accuracies and confusion, from the model's result for each video."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
-
-from ..checkpoints.mapping import Params
-from ..data.on_device import normalize
-from ..model.modeling import TimesformerForVideoClassification
-from ..sharding import BatchPlace
-from ..support.compilation import compiler_options
-from ..video.processing import VideoProcessor
+from jaxtyping import Float, Int
 
 TOP = 5
-
-Average = Literal["logits", "probabilities"]
-Predict = Callable[[Params, Any], Float[Array, "b labels"]]
+"""So many of the best classes are kept for each video."""
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoResult:
-    """What a model said of one video.
+    """The model's result for one video.
 
     Attributes:
-        id: of the video.
+        id: number of the video in its list.
         label: its class.
         top: the classes with the highest scores, best first, at most five; none where it could not be decoded.
-        scores: theirs.
+        scores: the scores of these classes.
     """
 
     id: int
@@ -58,7 +45,7 @@ class Evaluation:
 
     @classmethod
     def of(cls, classes: Sequence[str], results: Iterable[VideoResult]) -> "Evaluation":
-        """Counts results."""
+        """Counts the results of videos."""
         confusion = np.zeros((len(classes), len(classes)), np.int64)
         in_top = np.zeros(len(classes), np.int64)
         undecodable = 0
@@ -72,7 +59,7 @@ class Evaluation:
 
     @property
     def videos(self) -> int:
-        """How many were counted."""
+        """How many videos were counted."""
         return int(self.confusion.sum())
 
     @property
@@ -98,7 +85,7 @@ class Evaluation:
         return float(self.class_accuracy[present].mean()) if present.any() else 0.0
 
     def summary(self) -> dict[str, float]:
-        """The four numbers, by name."""
+        """The numbers of results.json, by name."""
         return {
             "top1": self.top1,
             "top5": self.top5,
@@ -106,51 +93,3 @@ class Evaluation:
             "videos": self.videos,
             "undecodable": self.undecodable,
         }
-
-
-def make_predict(
-    model: TimesformerForVideoClassification, processor: VideoProcessor, average: Average = "logits"
-) -> Predict:
-    """A compiled function from parameters and the views of videos to one row of scores for each video.
-
-    Args:
-        model: the model.
-        processor: its mean and standard deviation normalise the frames.
-        average: over the views of what; FB's code sums logits.
-    """
-
-    @functools.partial(jax.jit, compiler_options=compiler_options())
-    def predict(params: Params, frames: UInt8[Array, "b views t height width c"]) -> Float[Array, "b labels"]:
-        def scores(view: UInt8[Array, "b t height width c"]) -> Float[Array, "b labels"]:
-            pixel_values = normalize(view, processor, jnp.promote_types(model.dtype, jnp.float32))
-            outputs: Any = model.apply({"params": params}, pixel_values)
-            return outputs.logits if average == "logits" else jax.nn.softmax(outputs.logits)
-
-        # One view after the other: no more memory than a batch of single clips needs.
-        return jax.lax.map(scores, frames.swapaxes(0, 1)).mean(axis=0)
-
-    return predict
-
-
-def predict_batch(
-    predict: Predict, params: Params, batch: Mapping[str, np.ndarray], place: BatchPlace
-) -> list[VideoResult]:
-    """What a model says of a batch of `evaluation_clips`, of which this process has read its part.
-
-    Every process gets the results of the whole batch; rows that only fill it up are left out.
-    """
-    placed = place.put({name: batch[name] for name in ("frames", "ids", "labels", "valid")})
-    scores = place.whole(predict(params, placed.pop("frames")))
-    batch = place.whole(placed)
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :TOP]
-    rows = zip(batch["ids"].tolist(), batch["labels"].tolist(), batch["valid"].tolist(), strict=True)
-    return [
-        VideoResult(
-            video,
-            label,
-            tuple(best[i].tolist()) if valid else (),
-            tuple(scores[i, best[i]].tolist()) if valid else (),
-        )
-        for i, (video, label, valid) in enumerate(rows)
-        if video >= 0
-    ]

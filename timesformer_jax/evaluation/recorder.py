@@ -1,4 +1,4 @@
-"""The output directory of an evaluation: results as they come, and what is made of them at the end.
+"""The output directory of an evaluation: results are noted as they come, and summed up at the end.
 
 settings.json       what is evaluated
 predictions.jsonl   a line for each video: id, name, label, best classes and their scores
@@ -24,7 +24,7 @@ BAD_VIDEOS = "bad_videos.txt"
 
 
 class Recorder:
-    """Results as they come, in memory and in an output directory."""
+    """Notes results as they come, in memory and in an output directory."""
 
     def __init__(self, directory: Path | None, settings: Mapping[str, Any], name: Callable[[int], str]) -> None:
         """Nothing is read or written yet.
@@ -32,7 +32,7 @@ class Recorder:
         Args:
             directory: the output directory, if there is one.
             settings: what is evaluated.
-            name: of the video with an id.
+            name: gives the name of a video by its id.
         """
         self.results: list[VideoResult] = []
         self._directory = directory
@@ -40,7 +40,7 @@ class Recorder:
         self._file: Any = None
 
     def resume(self, batch_size: int) -> int:
-        """Takes up what an earlier process has done; gives the number of the batch to go on with.
+        """Reads what an earlier process has done; gives the number of the batch to go on with.
 
         Raises:
             ConfigError: the directory holds another evaluation.
@@ -74,7 +74,7 @@ class Recorder:
         return done
 
     def add(self, results: list[VideoResult]) -> None:
-        """Notes a batch."""
+        """Notes the results of a batch."""
         self.results += results
         if self._file is not None:
             self._file.write("".join(map(self._line, results)))
@@ -83,12 +83,12 @@ class Recorder:
         return json.dumps({"id": result.id, "video": self._name(result.id)} | dataclasses.asdict(result)) + "\n"
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file of predictions."""
         if self._file is not None:
             self._file.close()
 
     def write(self, evaluation: Evaluation) -> None:
-        """Writes results, table and picture."""
+        """Writes accuracies, table and picture."""
         if self._directory is None or not is_first():
             return
         from .confusion import draw_confusion
@@ -98,20 +98,17 @@ class Recorder:
         with write_atomically(self._directory / "classes.csv") as temporary, temporary.open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["class", "videos", "top1", "top5"])
-            table.writerows(class_rows(evaluation))
+            table.writerows(_class_rows(evaluation))
         with write_atomically(self._directory / "confusion.png") as temporary:
             draw_confusion(evaluation, temporary)
 
 
-def class_rows(evaluation: Evaluation) -> Iterator[tuple[str, int, float | None, float | None]]:
-    """Name, videos, top-1 and top-5 accuracy of each class; None for a class without videos."""
-    counts = evaluation.confusion.sum(axis=1)
-    for i, name in enumerate(evaluation.classes):
-        count = int(counts[i])
-        if count:
-            yield name, count, float(evaluation.confusion[i, i] / count), float(evaluation.in_top[i] / count)
-        else:
-            yield name, 0, None, None
+def _class_rows(evaluation: Evaluation) -> Iterator[tuple[str, int, float | None, float | None]]:
+    """Gives name, videos, top-1 and top-5 accuracy of each class; None for a class without videos."""
+    counts, right = evaluation.confusion.sum(axis=1), evaluation.confusion.diagonal()
+    columns = (evaluation.classes, counts.tolist(), right.tolist(), evaluation.in_top.tolist())
+    for name, count, first, among in zip(*columns, strict=True):
+        yield name, count, first / count if count else None, among / count if count else None
 
 
 def _result(line: Mapping[str, Any]) -> VideoResult:

@@ -39,7 +39,11 @@ class Start:
 
     @property
     def clip(self) -> ClipShape:
-        """What its clips look like."""
+        """Frames, size and rate of the clips that the model takes.
+
+        Raises:
+            ConfigError: nothing says how clips are sampled.
+        """
         config = self.model.config
         if config.sampling_rate is None:
             raise ConfigError(

@@ -9,10 +9,13 @@ import optax
 from jax.sharding import Mesh
 
 from ..checkpoints.mapping import Params
-from ..data.batches import class_names, data_fingerprints, evaluation_clips, training_batches
-from ..data.training_batches import TrainingBatches
+from ..data.batches import EvaluationBatches, TrainingBatches
+from ..data.config import Views
+from ..data.sources import open_data
+from ..data.videos import Videos
 from ..errors import DataError
-from ..evaluation.metrics import Evaluation, Predict, make_predict, predict_batch
+from ..evaluation.metrics import Evaluation
+from ..evaluation.prediction import Predict, make_predict, predict_batch
 from ..sharding import BatchPlace, batch_share, clip_sharding, global_batch, make_mesh, shardings_of, use_mesh
 from ..support.compilation import compiler_options, release_memory
 from ..support.distributed import is_first, wait_for_all
@@ -38,8 +41,9 @@ class Job:
         classes: names of the classes.
         start: model and preprocessing.
         mesh: the devices.
+        batches: this process's part of the training batches.
+        validation: the validation videos, if there are any.
         optimizer: of the recipe.
-        steps_per_epoch: of the optimizer; need not be whole.
         total: steps in all.
         step: the pure function that takes one step.
         predict: see `make_predict`.
@@ -50,11 +54,17 @@ class Job:
     classes: tuple[str, ...]
     start: Start
     mesh: Mesh
+    batches: TrainingBatches
+    validation: Videos | None
     optimizer: optax.GradientTransformation
-    steps_per_epoch: float
     total: int
     step: TrainStep
     predict: Predict
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps of the optimizer in one pass through the training videos, which need not be whole."""
+        return self.batches.steps_per_epoch
 
     @property
     def template(self) -> TrainState:
@@ -101,55 +111,39 @@ class Job:
     def _create(self, params: Params) -> TrainState:
         return TrainState.create(params, self.optimizer, ema=self.config.optimizer.ema_decay is not None)
 
-    def open_batches(self, step: int) -> TrainingBatches:
-        """This process's part of the batches from a step on."""
-        return open_batches(self.config, self.run, self.start, self.mesh, step)
-
     def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """A batch on the devices."""
         wanted = {name: batch[name] for name in ("frames", "labels")}
         return global_batch(wanted, self.mesh, self.config.batch_size)
 
     def validate(self, params: Params, stop: StopRequest) -> Evaluation | None:
-        """Evaluates the middle view of each validation video; None when a request to stop came before the last."""
+        """Evaluates the middle view of each validation video.
+
+        Returns:
+            None where there are no validation videos, or a request to stop came before the last.
+        """
+        if self.validation is None:
+            return None
         size = self.config.batch_size // self.config.accumulation
-        index, count = batch_share(self.mesh, size)
-        clips = evaluation_clips(
+        batches = EvaluationBatches(
+            self.validation,
             self.config.data,
             clip=self.start.clip,
             batch_size=size,
-            clips=1,
-            crops=1,
-            position="middle",
-            process_index=index,
-            process_count=count,
+            views=Views(clips=1, crops=1, position="middle"),
             bad_list=self.run.bad_validation_videos,
+            share=batch_share(self.mesh, size),
         )
         place, results = BatchPlace(self.mesh, size), []
         try:
             with use_mesh(self.mesh):
-                for batch in clips:
+                for batch in batches:
                     results += predict_batch(self.predict, params, batch, place)
                     if stop.made:
                         return None
         finally:
-            clips.close()
+            batches.close()
         return Evaluation.of(self.classes, results)
-
-
-def open_batches(config: TrainConfig, run: RunDirectory, start: Start, mesh: Mesh, step: int) -> TrainingBatches:
-    """Batches of the training videos from a step on."""
-    index, count = batch_share(mesh, config.batch_size)
-    return training_batches(
-        config.data,
-        clip=start.clip,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        bad_list=run.bad_videos,
-        start_step=step,
-        process_index=index,
-        process_count=count,
-    )
 
 
 def make_job(config: TrainConfig, run: RunDirectory) -> Job:
@@ -161,11 +155,12 @@ def make_job(config: TrainConfig, run: RunDirectory) -> Job:
         ConfigError: the recipe asks for what can't be.
         RunError: the run began with other videos.
     """
-    if config.data.train is None:
+    data = open_data(config.data)
+    if data.train is None:
         raise DataError("there are no training videos; give --data.train.")
-    classes = class_names(config.data)
+    classes = data.train.classes
     if is_first():
-        run.claim_data(data_fingerprints(config.data))
+        run.claim_data(data.fingerprints)
     start = start_from_directory(run, config.model)
     wait_for_all("looked for the model")  # before it is written
     if start is None:
@@ -174,12 +169,20 @@ def make_job(config: TrainConfig, run: RunDirectory) -> Job:
         if is_first():
             save_start(run, start)
     mesh = make_mesh(config.mesh)
-    steps_per_epoch = open_batches(config, run, start, mesh, 0).steps_per_epoch
-    total = total_steps(config, steps_per_epoch)
+    batches = TrainingBatches(
+        data.train,
+        config.data,
+        clip=start.clip,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        bad_list=run.bad_videos,
+        share=batch_share(mesh, config.batch_size),
+    )
+    total = total_steps(config, batches.steps_per_epoch)
     learning_rate = learning_rate_schedule(
-        config.schedule, config.optimizer.learning_rate, steps_per_epoch=steps_per_epoch, total_steps=total
+        config.schedule, config.optimizer.learning_rate, steps_per_epoch=batches.steps_per_epoch, total_steps=total
     )
     optimizer = make_optimizer(config.optimizer, learning_rate, num_layers=start.model.config.num_hidden_layers)
     step = make_train_step(start.model, config, optimizer, learning_rate, start.processor)
     predict = make_predict(start.model, start.processor)
-    return Job(config, run, classes, start, mesh, optimizer, steps_per_epoch, total, step, predict)
+    return Job(config, run, classes, start, mesh, batches, data.validation, optimizer, total, step, predict)

@@ -167,7 +167,7 @@ def _steps(
     clock = Clock(config.batch_size)
     # Past the first steps, which are slower, where there are others.
     profiler = Profiler(job.run.profile if controls.profile else None, min(step + 3, max(step, job.total - 3)))
-    batches = job.open_batches(step)
+    batches = job.batches
     if saved is not None:
         batches.set_state(saved["data"])
     display = Display("training", job.total, step, config.log_every) if observer is None and is_first() else None
