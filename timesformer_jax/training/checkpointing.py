@@ -17,7 +17,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from ..checkpoints.fingerprints import different, fingerprints
 from ..support.distributed import announce, from_first, in_all, is_first, wait_for_all
 from .recipe import Checkpointing
-from .step import TrainState
+from .state import TrainState
 
 STATE, RUN = "state", "run"
 """The two items of a checkpoint: the arrays, and what is written of them as JSON."""

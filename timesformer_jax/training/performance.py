@@ -10,10 +10,16 @@ from pathlib import Path
 
 import jax
 
+from .state import TrainState
+
 
 @dataclasses.dataclass
 class Clock:
     """Times steps, from one report to the next.
+
+    The loop runs ahead of the devices by one step, so a step counts when its metrics have been read, which is when it
+    is done: the time of a step is that from the end of one step to the end of the next. While the loop waits for a
+    batch the devices work on the step before it; waiting costs time only where it is longer than that step.
 
     Attributes:
         clips: in a step.
@@ -65,26 +71,38 @@ def peak_memory() -> int:
 class Profiler:
     """Writes a trace of a few steps for xprof, some steps after the start."""
 
-    def __init__(self, directory: Path | None, first: int, count: int = 3) -> None:
+    def __init__(self, directory: Path | None, step: int, total: int, count: int = 3) -> None:
         """Does nothing yet.
 
         Args:
             directory: of the trace; no trace when None.
-            first: step to begin with; past the compilation.
+            step: steps taken before.
+            total: steps in all.
             count: steps to trace.
         """
-        self._directory, self._first, self._last = directory, first, first + count
+        self._directory = directory
+        # Past the first steps, which are slower, where there are others.
+        self._first = min(step + count, max(step, total - count))
+        self._last = self._first + count
         self._running = False
 
-    def before(self, step: int) -> None:
-        """To be called before each step."""
-        if self._directory is not None and step == self._first:
+    def before(self, step: int, state: TrainState) -> None:
+        """Begins or ends the trace before a step, when the devices have got as far as this.
+
+        Args:
+            step: steps taken before.
+            state: after these steps; only where the trace begins or ends is it waited for.
+        """
+        if self._directory is None or step not in (self._first, self._last):
+            return
+        jax.block_until_ready(state)
+        if step == self._first:
             jax.profiler.start_trace(self._directory)
             self._running = True
-        elif step == self._last:
-            self.stop()
+        else:
+            self.close()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Ends a trace that is under way."""
         if self._running:
             jax.profiler.stop_trace()

@@ -10,7 +10,7 @@ from ..support.distributed import announce
 from ..support.files import read_lines
 from .job import Job
 from .metrics import MetricsWriter
-from .step import TrainState
+from .state import TrainState
 from .stopping import StopRequest
 
 ACCURACY = "validation_accuracy"
