@@ -30,7 +30,7 @@ from timesformer_jax.cli import main
 from timesformer_jax.data.config import Augmentation
 from timesformer_jax.errors import ConfigError, DataError
 from timesformer_jax.model.summary import summarize
-from timesformer_jax.training.recipe import PRESETS, ModelOptions, TrainConfig
+from timesformer_jax.training.recipe import RECIPES, ModelOptions, TrainConfig
 from timesformer_jax.training.run_directory import RunDirectory, RunError
 from timesformer_jax.training.stopping import StopRequest
 
@@ -74,12 +74,12 @@ def ablation(videos: Path, output: Path, **changes: Any) -> Ablation:
 
 
 def schemes() -> list[str]:
-    return [variant.key for variant in variants_of(["schemes"], PRESETS["motion"].model)]
+    return [variant.key for variant in variants_of(["schemes"], RECIPES["motion"].model)]
 
 
 class TestVariants:
     def test_rows_that_are_one_model_share_a_key(self) -> None:
-        rows = variants_of(["schemes", "embeddings", "order", "frames", "size"], PRESETS["motion"].model)
+        rows = variants_of(["schemes", "embeddings", "order", "frames", "size"], RECIPES["motion"].model)
         base = [(row.set, row.name) for row in rows if row.key == BASE]
         assert base == [
             ("schemes", "divided space time"),
@@ -93,7 +93,7 @@ class TestVariants:
         assert [row.name for row in rows if row.set == "frames"] == ["4 frames", "8 frames", "16 frames"]
         assert [row.name for row in rows if row.set == "size"] == ["32 pixels", "48 pixels", "64 pixels"]
         for row in rows:
-            options = row.apply(PRESETS["motion"]).model
+            options = row.apply(RECIPES["motion"]).model
             TimesformerConfig.preset(options.architecture, **options.overrides())
             assert all(getattr(options, name) == value for name, value in row.changes.items())
 
@@ -175,7 +175,7 @@ class TestRunning:
         assert results.error(bad, (0, 1)) is None
 
     def test_a_variant_without_videos_of_its_own(self, tmp_path: Path) -> None:
-        base = PRESETS["motion"]
+        base = RECIPES["motion"]
         settings = Ablation(
             base,
             tmp_path / "out",
@@ -384,7 +384,7 @@ def test_bad_input_is_one_sentence(
 
 
 def test_videos_to_evaluate_on(tmp_path: Path) -> None:
-    config = dataclasses.replace(PRESETS["motion"], data=dataclasses.replace(PRESETS["motion"].data, validation="x"))
+    config = dataclasses.replace(RECIPES["motion"], data=dataclasses.replace(RECIPES["motion"].data, validation="x"))
     with pytest.raises(DataError, match="no training videos"):
         Ablation(config, tmp_path, variants_of(["size"], config.model))
 

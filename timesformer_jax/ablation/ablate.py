@@ -1,6 +1,6 @@
 """Ablations: variants of a recipe, each trained with the same budget from the same seeds, and what each costs.
 
-ablate(PRESETS["motion"], Path("out"), variants_of(["schemes"], PRESETS["motion"].model), seeds=(0, 1, 2))
+ablate(RECIPES["motion"], Path("out"), variants_of(["schemes"], RECIPES["motion"].model), seeds=(0, 1, 2))
 
 settings.json     what is compared with what
 results.jsonl     a line for the cost of each variant, and one for each (variant, seed); never computed twice

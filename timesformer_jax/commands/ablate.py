@@ -10,13 +10,13 @@ from ..ablation.variants import SetName, variants_of
 from ..data.motion import MotionTask
 from ..support.progress import say
 from ..support.progress import step as shown_step
-from ..training.recipe import PRESETS, TrainConfig
+from ..training.recipe import RECIPES, TrainConfig
 from ..training.stopping import StopRequest
 
 if TYPE_CHECKING:
     Preset = TrainConfig
 else:
-    Preset = tyro.extras.subcommand_type_from_defaults(PRESETS, prefix_names=False)
+    Preset = tyro.extras.subcommand_type_from_defaults(RECIPES, prefix_names=False)
 
 
 @dataclasses.dataclass(frozen=True)

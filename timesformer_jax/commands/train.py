@@ -9,7 +9,7 @@ import tyro
 from ..support.distributed import ProcessOptions, is_first, joined, wait_for_all
 from ..support.dtypes import enable_x64
 from ..support.progress import say
-from ..training.recipe import PRESETS, TrainConfig
+from ..training.recipe import RECIPES, TrainConfig
 from ..training.stopping import StopRequest
 from .options import Flag
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Preset = TrainConfig
 else:
     Preset = tyro.extras.subcommand_type_from_defaults(
-        PRESETS, {name: _description(name, recipe) for name, recipe in PRESETS.items()}, prefix_names=False
+        RECIPES, {name: _description(name, recipe) for name, recipe in RECIPES.items()}, prefix_names=False
     )
 
 

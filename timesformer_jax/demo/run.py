@@ -26,7 +26,7 @@ from ..interpret.video_encoder import VideoEncoder
 from ..support.files import read_lines
 from ..support.progress import say, step
 from ..training.loop import train
-from ..training.recipe import PRESETS, TrainConfig
+from ..training.recipe import RECIPES, TrainConfig
 from ..training.run_directory import RunDirectory
 from .pictures import course_figure, example_figure, videos_figure
 from .report import png_of, write_page
@@ -76,7 +76,7 @@ def motion_recipe(
         steps: instead of the preset's.
         seed: of the weights and of the order of the videos.
     """
-    recipe = PRESETS["motion"]
+    recipe = RECIPES["motion"]
     return dataclasses.replace(
         recipe,
         data=dataclasses.replace(recipe.data, train=str(videos / "train")),

@@ -10,7 +10,7 @@ from ..config import AttentionOrder, AttentionType, PositionEmbeddingType, Times
 from ..data.config import Augmentation, DataConfig
 from ..errors import ConfigError
 from ..model.remat import Remat
-from ..presets import PRESETS as ARCHITECTURES
+from ..presets import PRESETS
 from ..sharding import MeshConfig
 from ..support.dtypes import DTypeName
 
@@ -211,7 +211,7 @@ IMAGENET_VIT = "google/vit-base-patch16-224-in21k"
 
 def _paper(architecture: str) -> TrainConfig:
     """The recipe of the paper's code for one of its models (section 4 of the paper, and its configs)."""
-    published = ARCHITECTURES[architecture]
+    published = PRESETS[architecture]
     segments = published["sampling_rate"] == "segments"
     size = published.get("image_size", 224)
     return TrainConfig(
@@ -233,7 +233,7 @@ def _paper(architecture: str) -> TrainConfig:
     )
 
 
-PRESETS: dict[str, TrainConfig] = {name: _paper(name) for name in ARCHITECTURES if not name.startswith("howto100m")} | {
+RECIPES: dict[str, TrainConfig] = {name: _paper(name) for name in PRESETS if not name.startswith("howto100m")} | {
     "finetune": TrainConfig(
         model=ModelOptions(checkpoint="facebook/timesformer-base-finetuned-k400"),
         optimizer=Optimizer(
