@@ -14,8 +14,8 @@ from jaxtyping import install_import_hook
 # Every module whose signatures state array shapes, but for those that check for themselves what users hand in and
 # promise an error of their own, and the outputs, which JAX fills with all sorts of things.
 UNCHECKED = (
-    *("checkpoints", "model/outputs"),
-    *("inference", "evaluation", "training", "demo", "ablation"),
+    *("checkpoints", "model/outputs", "training/state"),
+    *("inference", "evaluation"),
     *("interpret/features", "interpret/feature_files", "interpret/layerwise", "interpret/methods"),
     *("interpret/relevance", "interpret/video_encoder"),
     *("data/sources", "data/samples", "data/shards", "video/reading", "video/processing", "video/streaming"),

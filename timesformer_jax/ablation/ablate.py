@@ -77,7 +77,7 @@ class Ablation:
             raise ConfigError(f"minutes must be above 0, not {self.minutes}.")
         data, rate = self.recipe.data, self.recipe.model.sampling_rate
         if data.train is None and (data.validation is not None or rate != SAMPLING_RATE):
-            raise DataError("there are no training videos; give --data.train (only the preset motion makes its own).")
+            raise DataError("there are no training videos; give --data.train (only the recipe motion makes its own).")
         if data.train is not None and data.validation is None:
             raise DataError("there are no videos to evaluate on; give --data.validation.")
 

@@ -1,4 +1,4 @@
-"""`timesformer app`: a page in the browser to look at videos with a model."""
+"""`timesformer app`: serves a page that explains what a model says of a video."""
 
 import dataclasses
 import threading

@@ -105,7 +105,7 @@ def train(
             state, data = _restore(job, checkpoints)
             step = int(state.step)
             validation = Validation(job, stop, checkpoints.accuracies)
-            recent = validation.take_up(step)
+            recent = validation.resume(step)
 
             # --- Loop: what is left to do.
             if step < job.total or validation.is_due(step):

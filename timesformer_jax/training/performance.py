@@ -1,4 +1,4 @@
-"""How fast a run goes and what it needs."""
+"""Measures speed and memory of a run, and traces some of its steps."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ class Clock:
     batch the devices work on the step before it; waiting costs time only where it is longer than that step.
 
     Attributes:
-        clips: in a step.
+        clips: in one step.
     """
 
     clips: int
@@ -32,21 +32,21 @@ class Clock:
 
     @contextlib.contextmanager
     def waiting(self) -> Generator[None]:
-        """Counts as time spent waiting for data."""
+        """Counts the time in its context as spent waiting for data."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     def tick(self) -> None:
-        """A step is done."""
+        """Counts a step that is done."""
         self._steps += 1
 
     def restart(self) -> None:
-        """Forgets what was counted, such as a compilation or a validation."""
+        """Begins anew, after what should not be counted, such as a compilation or a validation."""
         self._steps, self._waited, self._since = 0, 0.0, time.perf_counter()
 
     def report(self) -> dict[str, float]:
-        """Speed and waiting since the last report (seconds; share of the time), and memory (bytes)."""
+        """The time of a step (seconds), speed, share of the time spent waiting for data, and memory (bytes)."""
         elapsed = time.perf_counter() - self._since
         steps = max(1, self._steps)
         values = {

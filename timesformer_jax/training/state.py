@@ -1,4 +1,4 @@
-"""What a training step takes and gives: the state that is handed on, and the metrics of the step."""
+"""The state that a training step hands on to the next, and the metrics of a step."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..checkpoints.mapping import Params
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a run carries from step to step.
+    """The state that each step takes from the one before.
 
     Attributes:
         step: steps taken.
@@ -36,13 +36,13 @@ class TrainState:
 
     @property
     def trained(self) -> Params:
-        """What is evaluated and exported: the moving average where there is one."""
+        """The parameters that are evaluated and exported: the moving average where there is one."""
         return self.params if self.ema is None else self.ema
 
 
 @flax.struct.dataclass
 class StepMetrics:
-    """What one step says of itself, before its update.
+    """The metrics of one step, taken before its update.
 
     Attributes:
         loss: mean over the batch.
