@@ -35,7 +35,7 @@ class CostPoint:
 
 
 def cost_curves(architecture: str = "base-k400") -> list[CostPoint]:
-    """The costs of the base model with each scheme: of all frames at the smallest crop, and of all crops at few frames."""
+    """The costs of the base model with each scheme: for all frames at the least crop, for all crops at few frames."""
     clips = [(frames, SIZES[0]) for frames in FRAMES] + [(FRAMES[0], size) for size in SIZES[1:]]
     points: list[CostPoint] = []
     for scheme in get_args(AttentionType):
