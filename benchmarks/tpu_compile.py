@@ -48,7 +48,8 @@ from timesformer_jax.sharding import (
 from timesformer_jax.training.optimizer import make_optimizer
 from timesformer_jax.training.recipe import TrainConfig
 from timesformer_jax.training.schedule import learning_rate_schedule
-from timesformer_jax.training.step import TrainState, make_train_step
+from timesformer_jax.training.state import TrainState
+from timesformer_jax.training.step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,7 +96,8 @@ from timesformer_jax.training.initial_model import abstract_params
 from timesformer_jax.training.optimizer import make_optimizer
 from timesformer_jax.training.recipe import TrainConfig
 from timesformer_jax.training.schedule import learning_rate_schedule
-from timesformer_jax.training.step import TrainState, make_train_step
+from timesformer_jax.training.state import TrainState
+from timesformer_jax.training.step import make_train_step
 
 config = TimesformerConfig.preset("base-k400")
 recipe = TrainConfig(batch_size=clips)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Asks for a TPU pod slice as a queued resource, waits for it, and trains on all of its hosts.
 #
-#   ZONE=us-west4-a BUCKET=gs://my-bucket ACCELERATOR=v5litepod-32 launch/tpu_queued.sh ssv2-L --mesh.frames 8 ...
+#   ZONE=us-west4-a BUCKET=gs://my-bucket ACCELERATOR=v5litepod-32 launch/tpu_queued.sh large-ssv2 --mesh.frames 8 ...
 #
 # Everything after the script's name goes to `timesformer train`, the same on each host. The hosts find each other. When
 # the run is finished the queued resource is deleted.

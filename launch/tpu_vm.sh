@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on one TPU VM, which it makes, and removes afterwards.
 #
-#   ZONE=us-west4-a BUCKET=gs://my-bucket launch/tpu_vm.sh ssv2-base --data.train ... --mesh.fsdp 8
+#   ZONE=us-west4-a BUCKET=gs://my-bucket launch/tpu_vm.sh base-ssv2 --data.train ... --mesh.fsdp 8
 #
 # Everything after the script's name goes to `timesformer train`. Run it again to go on after an interruption. KEEP=1
 # leaves the VM there.

@@ -42,7 +42,7 @@ from timesformer_jax.evaluation.evaluate import evaluate
 from timesformer_jax.inference.export import export_classifier
 from timesformer_jax.support.files import read_lines
 from timesformer_jax.training.loop import train
-from timesformer_jax.training.recipe import PRESETS, Optimizer
+from timesformer_jax.training.recipe import RECIPES, Optimizer
 
 # %% [markdown]
 # ## The videos
@@ -77,7 +77,7 @@ else:
 # keep its label. `timesformer train finetune --help` lists every setting.
 
 # %%
-recipe = PRESETS["finetune"]
+recipe = RECIPES["finetune"]
 tiny = checkpoint == "motion-tiny"
 recipe = dataclasses.replace(
     recipe,

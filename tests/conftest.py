@@ -14,8 +14,7 @@ from jaxtyping import install_import_hook
 # Every module whose signatures state array shapes, but for those that check for themselves what users hand in and
 # promise an error of their own, and the outputs, which JAX fills with all sorts of things.
 UNCHECKED = (
-    *("checkpoints", "model/outputs"),
-    *("inference", "training", "demo", "ablation"),
+    *("checkpoints", "model/outputs", "training/state", "inference"),
     *("interpret/features", "interpret/feature_files", "interpret/methods", "interpret/video_encoder"),
     *("video/reading", "video/processing", "video/streaming"),
     *("video/sampling", "video/windows", "video/writing"),

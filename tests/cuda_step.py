@@ -11,7 +11,8 @@ from timesformer_jax.sharding import MeshConfig, clip_sharding, make_mesh, shard
 from timesformer_jax.training.optimizer import make_optimizer
 from timesformer_jax.training.recipe import TrainConfig
 from timesformer_jax.training.schedule import learning_rate_schedule
-from timesformer_jax.training.step import TrainState, make_train_step
+from timesformer_jax.training.state import TrainState
+from timesformer_jax.training.step import make_train_step
 
 
 def main() -> None:

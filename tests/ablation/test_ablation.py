@@ -17,20 +17,22 @@ from runs import MODEL, recipe, videos, wait_for
 
 from timesformer_jax import TimesformerConfig
 from timesformer_jax.ablation import case as ablation_case
+from timesformer_jax.ablation import costs as ablation_costs
 from timesformer_jax.ablation import plots as ablation_plots
 from timesformer_jax.ablation import process as ablation_process
-from timesformer_jax.ablation.ablate import Ablation, MotionVideos, Results, ablate
-from timesformer_jax.ablation.case import Answer, Case, attempt, program_memory
+from timesformer_jax.ablation.ablate import Ablation, MotionVideos, ablate
+from timesformer_jax.ablation.case import Answer, Case, compute
+from timesformer_jax.ablation.costs import program_memory
 from timesformer_jax.ablation.plots import CostPoint, cost_curves, cost_figure
 from timesformer_jax.ablation.process import in_own_process
 from timesformer_jax.ablation.report import write_report
-from timesformer_jax.ablation.results import VariantResult
+from timesformer_jax.ablation.results import Results, VariantResult
 from timesformer_jax.ablation.variants import BASE, variants_of
 from timesformer_jax.cli import main
 from timesformer_jax.data.config import Augmentation
 from timesformer_jax.errors import ConfigError, DataError
 from timesformer_jax.model.summary import summarize
-from timesformer_jax.training.recipe import PRESETS, ModelOptions, TrainConfig
+from timesformer_jax.training.recipe import RECIPES, ModelOptions, TrainConfig
 from timesformer_jax.training.run_directory import RunDirectory, RunError
 from timesformer_jax.training.stopping import StopRequest
 
@@ -74,12 +76,12 @@ def ablation(videos: Path, output: Path, **changes: Any) -> Ablation:
 
 
 def schemes() -> list[str]:
-    return [variant.key for variant in variants_of(["schemes"], PRESETS["motion"].model)]
+    return [variant.key for variant in variants_of(["schemes"], RECIPES["motion"].model)]
 
 
 class TestVariants:
     def test_rows_that_are_one_model_share_a_key(self) -> None:
-        rows = variants_of(["schemes", "embeddings", "order", "frames", "size"], PRESETS["motion"].model)
+        rows = variants_of(["schemes", "embeddings", "order", "frames", "size"], RECIPES["motion"].model)
         base = [(row.set, row.name) for row in rows if row.key == BASE]
         assert base == [
             ("schemes", "divided space time"),
@@ -93,7 +95,7 @@ class TestVariants:
         assert [row.name for row in rows if row.set == "frames"] == ["4 frames", "8 frames", "16 frames"]
         assert [row.name for row in rows if row.set == "size"] == ["32 pixels", "48 pixels", "64 pixels"]
         for row in rows:
-            options = row.apply(PRESETS["motion"]).model
+            options = row.apply(RECIPES["motion"]).model
             TimesformerConfig.preset(options.architecture, **options.overrides())
             assert all(getattr(options, name) == value for name, value in row.changes.items())
 
@@ -175,7 +177,7 @@ class TestRunning:
         assert results.error(bad, (0, 1)) is None
 
     def test_a_variant_without_videos_of_its_own(self, tmp_path: Path) -> None:
-        base = PRESETS["motion"]
+        base = RECIPES["motion"]
         settings = Ablation(
             base,
             tmp_path / "out",
@@ -221,12 +223,12 @@ with RunDirectory(Path({str(tmp_path / "out")!r})).locked(): pass
 class TestCases:
     @pytest.fixture(autouse=True)
     def brief(self, quick_compile: None, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ablation_case, "_SECONDS", 0.0)
+        monkeypatch.setattr(ablation_costs, "_SECONDS", 0.0)
 
     @pytest.mark.slow
     def test_costs(self, videos: Path) -> None:
         config = dataclasses.replace(recipe(videos), accumulation=1)  # less to compile
-        found = attempt(Case(config, None, ablation_case.Views()))
+        found = compute(Case(config, None, ablation_case.Views()))
         assert found.error is None
         assert found.values is not None
         summary = summarize(TimesformerConfig.preset("base-k400", **(MODEL.overrides() | {"num_labels": 3})))
@@ -241,26 +243,26 @@ class TestCases:
     def test_learning(self, videos: Path, tmp_path: Path) -> None:
         config = dataclasses.replace(recipe(videos), steps=3)
         case = Case(config, str(tmp_path / "run"), ablation_case.Views(crops=1))
-        values = attempt(case).values
+        values = compute(case).values
         assert values is not None
         assert (values["steps"], values["videos"]) == (3, 6)
         assert 0 <= values["top1"] <= 1
         assert "within_pairs" not in values  # these classes are no motions
         assert "validation_top1" not in (tmp_path / "run" / "metrics.jsonl").read_text()
-        assert attempt(case).values == values
+        assert compute(case).values == values
 
     def test_what_can_not_be_is_a_sentence(self, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         config = recipe(videos)
         refused = dataclasses.replace(config, model=dataclasses.replace(MODEL, image_size=9))
-        answer = attempt(Case(refused, None, ablation_case.Views()))
+        answer = compute(Case(refused, None, ablation_case.Views()))
         assert answer.values is None
         assert "patches of height 4 do not divide" in str(answer.error)
 
         def full(_: object) -> None:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore")
 
-        monkeypatch.setattr(ablation_case, "measure", full)
-        answer = attempt(Case(config, None, ablation_case.Views()))
+        monkeypatch.setattr(ablation_case, "measure_cost", full)
+        answer = compute(Case(config, None, ablation_case.Views()))
         assert answer.error == "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."
 
 
@@ -384,7 +386,7 @@ def test_bad_input_is_one_sentence(
 
 
 def test_videos_to_evaluate_on(tmp_path: Path) -> None:
-    config = dataclasses.replace(PRESETS["motion"], data=dataclasses.replace(PRESETS["motion"].data, validation="x"))
+    config = dataclasses.replace(RECIPES["motion"], data=dataclasses.replace(RECIPES["motion"].data, validation="x"))
     with pytest.raises(DataError, match="no training videos"):
         Ablation(config, tmp_path, variants_of(["size"], config.model))
 

@@ -17,8 +17,9 @@ from PIL import Image
 
 from timesformer_jax.cli import main
 from timesformer_jax.data.motion import OPPOSITE, MotionTask, motion_clip, write_keyframes
+from timesformer_jax.demo import app
 from timesformer_jax.demo.app import listen, write_examples
-from timesformer_jax.demo.explorer import Explorer
+from timesformer_jax.demo.explainer import Explainer
 from timesformer_jax.errors import TimesformerError, VideoError
 from timesformer_jax.interpret.choices import Choices
 
@@ -27,8 +28,8 @@ SECONDS = 120
 
 
 @pytest.fixture(scope="module")
-def explorer() -> Explorer:
-    return Explorer.load("motion-tiny")
+def explainer() -> Explainer:
+    return Explainer.load("motion-tiny")
 
 
 @pytest.fixture(scope="module")
@@ -39,28 +40,44 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return path, name
 
 
-def test_a_look_at_a_video(explorer: Explorer, video: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_video_is_explained(explainer: Explainer, video: tuple[Path, str], tmp_path: Path) -> None:
     path, name = video
-    seen = explorer.look(str(path), "temporal", Choices(layer=2, patch=(0, 3)), tmp_path)
-    expected = explorer.classify(path, top_k=5)
-    assert [(p.label, p.logit) for p in seen.predictions] == [(p.label, pytest.approx(p.logit)) for p in expected]
-    assert seen.predictions[0].label == name
-    with Image.open(seen.picture) as picture:
+    shown = explainer.explain(str(path), "temporal", Choices(layer=2, patch=(0, 3)), tmp_path)
+    expected = explainer.classify(path, top_k=5)
+    assert [(p.label, p.logit) for p in shown.predictions] == [(p.label, pytest.approx(p.logit)) for p in expected]
+    assert shown.predictions[0].label == name
+    with Image.open(shown.picture) as picture:
         assert picture.width > 1000
-    assert seen.animation is None
+    assert shown.animation is None
     (tmp_path / "bad.mp4").write_text("no video")
     with pytest.raises(VideoError, match=r"bad\.mp4"):
-        explorer.look(str(tmp_path / "bad.mp4"), "attention", Choices(), tmp_path)
+        explainer.explain(str(tmp_path / "bad.mp4"), "attention", Choices(), tmp_path)
 
 
-def test_what_the_page_offers(explorer: Explorer) -> None:
-    assert explorer.methods == ("attention", "rollout", "relevance", "temporal")
-    assert explorer.grid == (4, 4)
-    config = dataclasses.replace(explorer.encoder.model.config, attention_type="space_only")
-    encoder = dataclasses.replace(explorer.encoder, model=explorer.encoder.model.clone(config=config))
-    assert "temporal" not in Explorer(encoder, explorer.classify).methods
-    whole = dataclasses.replace(explorer.encoder.processor, do_center_crop=False)
-    assert Explorer(dataclasses.replace(encoder, processor=whole), explorer.classify).grid is None
+def test_what_the_page_offers(explainer: Explainer) -> None:
+    assert explainer.methods == ("attention", "rollout", "relevance", "temporal")
+    assert explainer.grid == (4, 4)
+    config = dataclasses.replace(explainer.encoder.model.config, attention_type="space_only")
+    encoder = dataclasses.replace(explainer.encoder, model=explainer.encoder.model.clone(config=config))
+    assert "temporal" not in Explainer(encoder, explainer.classify).methods
+    whole = dataclasses.replace(explainer.encoder.processor, do_center_crop=False)
+    assert Explainer(dataclasses.replace(encoder, processor=whole), explainer.classify).grid is None
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "taken"])
+def test_a_port_that_can_not_be_had_is_said_before_anything_is_loaded(
+    port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(Explainer, "load", lambda model, **_: loaded.append(model))
+    monkeypatch.setattr(app, "import_gradio", lambda: loaded.append("gradio"))
+    with listen("127.0.0.1", 0) as taken:
+        wanted = str(taken.getsockname()[1]) if port == "taken" else port
+        assert main(["app", "--port", wanted]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert wanted in said[0]
+    assert loaded == []
 
 
 def test_videos_to_try_are_for_models_of_the_motion_task(tmp_path: Path) -> None:
@@ -71,7 +88,7 @@ def test_videos_to_try_are_for_models_of_the_motion_task(tmp_path: Path) -> None
 
 def test_without_gradio(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert main(["app"]) == 2
+    assert main(["app", "--port", "0"]) == 2
     assert "pip install 'gradio" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -169,8 +186,8 @@ class TestInABrowser:
         best = browser.find_element("css selector", "[data-testid=label-output-value]").text
         assert best == name
         assert all(label in text for label in OPPOSITE if "-" in label), "the classes are named"
-        shown = browser.execute_script("return document.querySelector('video').videoWidth")
-        assert shown == 64, "the video can be played"
+        width = browser.execute_script("return document.querySelector('video').videoWidth")
+        assert width == 64, "the video can be played"
         motion = (
             "return [...document.querySelectorAll('img')].some(i => i.src.endsWith('.gif') && i.naturalWidth > 500)"
         )

@@ -17,7 +17,7 @@ from timesformer_jax.checkpoints.fingerprints import different, fingerprints
 from timesformer_jax.checkpoints.training_run import steps_in
 from timesformer_jax.training.checkpointing import Checkpoints
 from timesformer_jax.training.recipe import Checkpointing
-from timesformer_jax.training.step import TrainState
+from timesformer_jax.training.state import TrainState
 
 # Orbax leaves coroutines behind that it never awaited when a checkpoint is damaged.
 pytestmark = pytest.mark.filterwarnings(
@@ -173,7 +173,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from timesformer_jax.distributed import ProcessOptions, joined
 from timesformer_jax.training.checkpointing import Checkpoints
 from timesformer_jax.training.recipe import Checkpointing
-from timesformer_jax.training.step import TrainState
+from timesformer_jax.training.state import TrainState
 
 address, index, directory = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 with joined(ProcessOptions(coordinator=address, count=2, index=index)):

@@ -22,6 +22,7 @@ from timesformer_jax.errors import CheckpointError, TrainingError
 from timesformer_jax.evaluation.prediction import make_predict
 from timesformer_jax.support.files import read_lines
 from timesformer_jax.training import job
+from timesformer_jax.training.checkpointing import Checkpoints, steps_in
 from timesformer_jax.training.initial_model import start_from_recipe
 from timesformer_jax.training.loop import TrainResult, train
 from timesformer_jax.training.recipe import Checkpointing, Optimizer, Schedule
@@ -246,6 +247,91 @@ def test_a_run_that_diverges(videos: Path, tmp_path: Path) -> None:
     assert f"the checkpoint of step {bad - 1} in " in str(caught.value)
     params = load_checkpoint(tmp_path / "run").params
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+class LateMetric:
+    """A number that a step gives, which notes when it is read."""
+
+    def __init__(self, value: Any, events: list[str], event: str) -> None:
+        self._value, self._events, self._event = value, events, event
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        self._events.append(self._event)
+        return np.asarray(self._value)
+
+
+def test_a_step_is_read_when_the_next_is_on_its_way(
+    finished: tuple[Path, TrainResult, list[int]], videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    compiled_step, save = job.Job.compiled_step, Checkpoints.save
+
+    def recorded_step(self: job.Job) -> Any:
+        train_step = compiled_step(self)
+
+        def step(state: Any, batch: Any) -> Any:
+            number = int(state.step) + 1
+            events.append(f"send {number}")
+            state, metrics = train_step(state, batch)
+            return state, metrics.replace(loss=LateMetric(metrics.loss, events, f"read {number}"))
+
+        return step
+
+    def recorded_save(self: Checkpoints, state: Any, run: Any) -> None:
+        events.append(f"save {int(state.step)}")
+        save(self, state, run)
+
+    monkeypatch.setattr(job.Job, "compiled_step", recorded_step)
+    monkeypatch.setattr(Checkpoints, "save", recorded_save)
+    seen: list[int] = []
+    assert train(recipe(videos), tmp_path / "run", observer=lambda step, *_: seen.append(step)).finished
+    saved = {4, 8, 9, 12}  # every fourth, and those that are validated: nothing more is sent before they are safe
+    for step in range(1, 12):
+        ahead = events.index(f"send {step + 1}") < events.index(f"read {step}")
+        assert ahead == (step not in saved), events
+    for step in saved:
+        assert events.index(f"read {step}") + 1 == events.index(f"save {step}"), events
+    assert len(events) == 12 + 12 + len(saved)
+    assert seen == list(range(1, 13))
+    for name in ("metrics.jsonl", "export/model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished[0] / name).read_bytes()
+
+
+@pytest.mark.parametrize(("bad", "kept"), [(3, None), (4, None), (6, 4), (12, 9)])
+def test_a_step_that_is_not_finite_is_named_though_the_next_is_on_its_way(
+    bad: int,
+    kept: int | None,
+    finished: tuple[Path, TrainResult, list[int]],
+    videos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whether a checkpoint is due right after it (4, 12) or not, nothing of it or of its successor is kept."""
+    compiled_step, config, run = job.Job.compiled_step, recipe(videos), tmp_path / "run"
+
+    def faulty_step(self: job.Job) -> Any:
+        train_step = compiled_step(self)
+
+        def step(state: Any, batch: Any) -> Any:
+            state, metrics = train_step(state, batch)
+            return state, metrics.replace(loss=float("nan")) if int(state.step) >= bad else metrics
+
+        return step
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job.Job, "compiled_step", faulty_step)
+        with pytest.raises(TrainingError, match=f"the loss is nan at step {bad}, ") as caught:
+            train(config, run)
+    batches = job.make_job(config, RunDirectory(run)).batches
+    batches.number = bad - 1
+    ids = next(batches)["ids"]
+    assert f"ids {', '.join(map(str, ids))}; " in str(caught.value)
+    assert ("there is no checkpoint yet" if kept is None else f"checkpoint of step {kept} in ") in str(caught.value)
+    assert [line["step"] for line in read_lines(run / "metrics.jsonl") if "loss" in line] == list(range(1, bad))
+    assert max(steps_in(run / "checkpoints"), default=None) == kept
+    assert train(config, run).finished
+    for name in ("metrics.jsonl", "export/model.safetensors"):
+        assert (run / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
 def test_directories_that_are_no_runs(videos: Path, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from timesformer_jax import VideoProcessor
 from timesformer_jax.training.optimizer import clip_by_norm, make_optimizer
 from timesformer_jax.training.recipe import Optimizer, Schedule, TrainConfig
 from timesformer_jax.training.schedule import learning_rate_schedule
-from timesformer_jax.training.step import TrainState, make_train_step
+from timesformer_jax.training.state import TrainState
+from timesformer_jax.training.step import make_train_step
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -10,28 +10,28 @@ from runs import arguments, recipe
 
 from timesformer_jax.cli import main
 from timesformer_jax.errors import ConfigError
-from timesformer_jax.presets import PRESETS as ARCHITECTURES
+from timesformer_jax.presets import PRESETS
 from timesformer_jax.support.files import cut_lines, read_lines
-from timesformer_jax.training.recipe import PRESETS, Optimizer, Schedule, TrainConfig, total_steps
+from timesformer_jax.training.recipe import RECIPES, Optimizer, Schedule, TrainConfig, total_steps
 from timesformer_jax.training.run_directory import RunDirectory, RunError
 from timesformer_jax.training.schedule import learning_rate_schedule
 
 
 def test_the_papers_settings() -> None:
-    assert {name for name in ARCHITECTURES if "howto" not in name} <= set(PRESETS)
-    for name, preset in PRESETS.items():
-        if name == "finetune" or name not in ARCHITECTURES:
+    assert {name for name in PRESETS if "howto" not in name} <= set(RECIPES)
+    for name, preset in RECIPES.items():
+        if name == "finetune" or name not in PRESETS:
             continue
         optimizer = preset.optimizer
         assert (optimizer.kind, optimizer.learning_rate, optimizer.momentum) == ("sgd", 0.005, 0.9)
         assert (optimizer.nesterov, optimizer.weight_decay, optimizer.decay_all) == (True, 1e-4, True)
         assert (preset.epochs, preset.batch_size, preset.model.drop_path_rate) == (15, 64, 0.1)
         assert preset.data.augmentation.flip == (0 if "ssv2" in name else 0.5)
-    assert PRESETS["large-ssv2"].model.num_frames == 64
-    assert PRESETS["hr-k400"].model.image_size == 448
-    assert PRESETS["hr-k400"].data.augmentation.short_side == (448, 512)
-    assert PRESETS["base-k600"].data.augmentation.short_side == (256, 320)
-    assert PRESETS["hr-ssv2"].model.sampling_rate == "segments"
+    assert RECIPES["large-ssv2"].model.num_frames == 64
+    assert RECIPES["hr-k400"].model.image_size == 448
+    assert RECIPES["hr-k400"].data.augmentation.short_side == (448, 512)
+    assert RECIPES["base-k600"].data.augmentation.short_side == (256, 320)
+    assert RECIPES["hr-ssv2"].model.sampling_rate == "segments"
 
 
 def test_the_papers_learning_rate() -> None:

@@ -16,7 +16,8 @@ from timesformer_jax.data.config import Augmentation, DataConfig
 from timesformer_jax.data.on_device import normalize
 from timesformer_jax.training.optimizer import make_optimizer
 from timesformer_jax.training.recipe import TrainConfig
-from timesformer_jax.training.step import TrainState, make_train_step
+from timesformer_jax.training.state import TrainState
+from timesformer_jax.training.step import make_train_step
 
 PROCESSOR = VideoProcessor(size=12, crop_size=(12, 12))
 BATCH = 4

@@ -1,9 +1,9 @@
-"""One step of an ablation, in a process of its own: what a variant costs, or what it learns from one seed.
+"""One case of an ablation: what a variant costs, or what it learns from one seed.
 
-    python -m timesformer_jax.training.ablation_case    # reads a pickled `Case`, answers with a line of JSON
+    python -m timesformer_jax.ablation.case    # reads a pickled `Case`, answers with a line of JSON
 
-A process of its own, since one that runs out of memory is killed, and must not take the others along; and since each
-then finds the machine as the first did.
+Each case is computed in a process of its own: one that runs out of memory is killed, and must not take the others with
+it, and each finds the machine as the first did.
 """
 
 import dataclasses
@@ -12,37 +12,26 @@ import logging
 import os
 import pickle
 import signal
-import statistics
 import sys
-import tempfile
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from ..data.config import Views
 from ..data.motion import OPPOSITE, within_pairs
 from ..errors import TimesformerError, TrainingError
 from ..evaluation.evaluate import evaluate
-from ..model.summary import summarize
-from ..sharding import clip_sharding, shardings_of, use_mesh
 from ..support.dtypes import enable_x64
-from ..training.job import Job, make_job
 from ..training.loop import train
 from ..training.recipe import TrainConfig
-from ..training.run_directory import RunDirectory
-
-_SECONDS, _LEAST_CALLS = 3.0, 3
-"""For so long, and at least so often, what is timed is done."""
+from .costs import measure_cost
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is to be done.
+    """What is to be computed.
 
     Attributes:
         recipe: of the variant.
@@ -57,7 +46,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What came of it: values, or an error; neither where training was asked to stop before its last step.
+    """The result of a case: values, or an error; neither where training was asked to stop before its last step.
 
     Attributes:
         values: by name.
@@ -68,11 +57,12 @@ class Answer:
     error: str | None = None
 
 
-def attempt(case: Case) -> Answer:
-    """Measures or trains. What a person can put right, and a lack of memory, is an answer."""
+def compute(case: Case) -> Answer:
+    """Measures or trains. Errors that a person can put right, and a lack of memory, are answers, too."""
     try:
-        values = measure(case.recipe) if case.run is None else learn(case.recipe, Path(case.run), case.views)
-        return Answer(values=values)
+        if case.run is None:
+            return Answer(values=measure_cost(case.recipe))
+        return Answer(values=train_and_evaluate(case.recipe, Path(case.run), case.views))
     except (TimesformerError, TrainingError) as error:
         return Answer(error=str(error))
     except MemoryError:
@@ -83,9 +73,14 @@ def attempt(case: Case) -> Answer:
         return Answer(error=str(error).strip().splitlines()[0])
 
 
-def learn(recipe: TrainConfig, run: Path, views: Views) -> dict[str, Any] | None:
-    """Trains, or goes on with it, and evaluates: accuracies, and where classes are motions the share within pairs."""
-    # Validated once, at the end: on the way it would take time, unequal for the variants.
+def train_and_evaluate(recipe: TrainConfig, run: Path, views: Views) -> dict[str, Any] | None:
+    """Trains a recipe, or goes on with its run, and evaluates it.
+
+    Returns:
+        Accuracies, steps and loss, and where the classes are motions the share within pairs; None where training was
+        asked to stop before its last step.
+    """
+    # Without validation on the way, which would take unequal time from the variants.
     trained = train(dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, validation=None)), run)
     if not trained.finished:
         return None
@@ -104,84 +99,16 @@ def learn(recipe: TrainConfig, run: Path, views: Views) -> dict[str, Any] | None
     return values
 
 
-def measure(recipe: TrainConfig) -> dict[str, Any]:
-    """What a variant costs.
-
-    Returns:
-        parameters; multiply_adds of one clip; of the training step and of inference (the model as evaluated, one view)
-        clips_per_second, the median of some calls on clips that are in memory already, and memory in bytes, for which
-        the compiler's analysis of the program is asked: arguments, results and temporaries on one device. Also
-        device: its kind.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        job = make_job(recipe, RunDirectory(Path(temporary)))
-        config = job.start.model.config
-        summary = summarize(config)
-        values = {"parameters": summary.parameters, "multiply_adds": summary.multiply_adds}
-        values |= {f"train_{name}": value for name, value in _measure_step(job).items()}
-        values |= {f"inference_{name}": value for name, value in _measure_predict(job).items()}
-        return values | {"device": jax.devices()[0].device_kind}
-
-
-def _measure_step(job: Job) -> dict[str, float]:
-    step: Any = job.compiled_step()
-    state, clip = job.initial_state(), job.start.clip
-    shape = (job.config.batch_size, clip.num_frames, clip.height, clip.width, 3)
-    batch = job.place({"frames": _noise(shape), "labels": np.arange(shape[0], dtype=np.int32) % len(job.classes)})
-
-    def act() -> Any:
-        nonlocal state
-        state, metrics = step(state, batch)
-        return metrics
-
-    with use_mesh(job.mesh):
-        return {"clips_per_second": shape[0] / seconds_each(act), "memory": program_memory(step)}
-
-
-def _measure_predict(job: Job) -> dict[str, float]:
-    params, clip = job.initial_state().params, job.start.clip
-    shape = (job.config.batch_size // job.config.accumulation, 1, clip.num_frames, clip.height, clip.width, 3)
-    frames = jax.device_put(_noise(shape), clip_sharding(job.mesh, shape))
-    params = jax.device_put(params, shardings_of(params, job.mesh))
-    jitted: Any = job.predict
-    with use_mesh(job.mesh):
-        predict = jitted.lower(params, frames).compile()
-        seconds = seconds_each(lambda: predict(params, frames))
-        return {"clips_per_second": shape[0] / seconds, "memory": program_memory(predict)}
-
-
-def _noise(shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-
-def seconds_each(act: Callable[[], Any]) -> float:
-    """The median time of a call, results waited for, after one to warm up."""
-    jax.block_until_ready(act())
-    times: list[float] = []
-    while len(times) < _LEAST_CALLS or sum(times) < _SECONDS:
-        start = time.perf_counter()
-        jax.block_until_ready(act())
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def program_memory(program: Any) -> int:
-    """Bytes that a compiled program needs on a device: arguments, results that are not in their place, temporaries."""
-    found = program.memory_analysis()
-    outside = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-    return outside + found.temp_size_in_bytes
-
-
 def main() -> None:
-    """Answers the process that has started this one."""
+    """Computes the case that the parent process sends, and answers it."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports its progress there
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever is printed on the way is no answer
+    os.dup2(2, 1)  # what is printed on the way is not part of the answer
     case: Case = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     enable_x64(case.recipe.model.dtype)
-    print(json.dumps(dataclasses.asdict(attempt(case))), file=answers, flush=True)
+    print(json.dumps(dataclasses.asdict(compute(case))), file=answers, flush=True)
 
 
 def _end_with_parent() -> None:

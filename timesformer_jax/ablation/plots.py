@@ -1,4 +1,4 @@
-"""The pictures of an ablation: accuracy against cost, and what the base model costs with longer and larger clips."""
+"""The figures of an ablation: accuracy against cost, and the cost of the base model for longer and larger clips."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from .results import VariantResult
 
 FRAMES = (8, 32, 64, 96)
 SIZES = (224, 336, 448, 560)
-"""The paper's figure 3."""
+"""The clips of the paper's figure 3."""
 
 _MARKERS = "os^DvPX*<>"
 
 
 @dataclasses.dataclass(frozen=True)
 class CostPoint:
-    """What a clip costs.
+    """The multiply-adds of one clip.
 
     Attributes:
         attention_type: scheme.
@@ -35,7 +35,7 @@ class CostPoint:
 
 
 def cost_curves(architecture: str = "base-k400") -> list[CostPoint]:
-    """The published base model with each scheme: over frames at the smallest crop, over crops with fewest frames."""
+    """The costs of the base model with each scheme: for all frames at the least crop, for all crops at few frames."""
     clips = [(frames, SIZES[0]) for frames in FRAMES] + [(FRAMES[0], size) for size in SIZES[1:]]
     points: list[CostPoint] = []
     for scheme in get_args(AttentionType):
@@ -47,7 +47,7 @@ def cost_curves(architecture: str = "base-k400") -> list[CostPoint]:
 
 
 def cost_figure(points: Sequence[CostPoint]) -> Figure:
-    """Multiply-adds against the size of the crop and against the frames, a line for each scheme."""
+    """Draws multiply-adds against the size of the crop and against the frames, a line for each scheme."""
     figure = Figure(figsize=(10.5, 4.4), layout="constrained")
     figure.suptitle("TimeSformer base: multiply-adds of one clip", fontsize=12)
     axes: Any = figure.subplots(1, 2)
@@ -67,7 +67,7 @@ def cost_figure(points: Sequence[CostPoint]) -> Figure:
 
 
 def accuracy_figure(name: str, rows: Sequence[VariantResult]) -> Figure:
-    """Accuracy, with its spread over the seeds, against multiply-adds and against the measured time of training."""
+    """Draws accuracy, with its spread over the seeds, against multiply-adds and the measured time of training."""
     figure = Figure(figsize=(10.5, 4.6), layout="constrained")
     figure.suptitle(f"{name}: accuracy against cost", fontsize=12)
     axes: Any = figure.subplots(1, 2, sharey=True)

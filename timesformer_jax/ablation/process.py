@@ -1,4 +1,4 @@
-"""A case of an ablation in a process of its own (see ablation_case.py), and how that ends."""
+"""Computes a case of an ablation in a process of its own (see case.py), however that ends."""
 
 import contextlib
 import json
@@ -8,18 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Self
 
 from ..training.stopping import StopRequest
 from .case import Answer, Case
 
-COMMAND = [sys.executable, "-m", "timesformer_jax.training.ablation_case"]
+COMMAND = [sys.executable, "-m", Case.__module__]
 
 Runner = Callable[[Case, StopRequest], Answer]
 
 
 def in_own_process(case: Case, stop: StopRequest) -> Answer:
-    """Does a case in a new process, and passes on a request to stop."""
+    """Computes a case in a new process, and passes on a request to stop."""
     with _Child() as child:
         child.send(case)
         while child.process.poll() is None:
@@ -31,7 +30,7 @@ def in_own_process(case: Case, stop: StopRequest) -> Answer:
 
 
 class _Child:
-    """The process: ended when its parent leaves, whatever the reason."""
+    """The process, which ends when its parent leaves, whatever the reason."""
 
     def __init__(self) -> None:
         # In a session of its own: of a Ctrl-C it hears by its parent.
@@ -39,7 +38,7 @@ class _Child:
             COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
         )
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "_Child":
         return self
 
     def __exit__(self, *_: object) -> None:

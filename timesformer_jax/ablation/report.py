@@ -1,4 +1,4 @@
-"""What came of an ablation, for people and programs.
+"""The report of an ablation, for people and programs.
 
 report.md                a table for each set of variants, what was measured on what, and the pictures
 results.csv              the same numbers, a row for each variant of each set
@@ -13,13 +13,13 @@ from pathlib import Path
 
 from ..interpret.figures import save_figure
 from ..support.files import write_atomically
-from .ablate import Ablation, Results
+from .ablate import Ablation
 from .plots import accuracy_figure, cost_curves, cost_figure
-from .results import VariantResult
+from .results import Results, VariantResult
 
 
 def write_report(ablation: Ablation, results: Results) -> Path:
-    """Writes all of it into the ablation's directory; gives the path of the report."""
+    """Writes the report into the ablation's directory, and returns the path of report.md."""
     rows = [VariantResult.of(variant, ablation.seeds, results) for variant in ablation.variants]
     with write_atomically(ablation.output / "results.csv") as temporary, temporary.open("w", newline="") as file:
         table = csv.DictWriter(file, [field.name for field in dataclasses.fields(VariantResult)])

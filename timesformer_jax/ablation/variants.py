@@ -1,4 +1,4 @@
-"""The variants that `timesformer ablate` compares: named sets of changes to a recipe, along the paper's tables."""
+"""The variants that `timesformer ablate` compares: named sets of changes to a recipe, as in the paper's tables."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -33,13 +33,13 @@ class Variant:
     changes: Mapping[str, Any]
 
     def apply(self, recipe: TrainConfig) -> TrainConfig:
-        """The recipe with the changes, and what must go along with them.
+        """The recipe with the changes, and with those that follow from them.
 
         A clip of other frames covers the same stretch of time, and one of another size is cut from frames resized in
         proportion.
 
         Raises:
-            ConfigError: the recipe does not say what a clip is like without them.
+            ConfigError: the recipe does not tell the clip that it changes.
         """
         options, data = recipe.model, recipe.data
         changes = dict(self.changes)
@@ -61,7 +61,7 @@ def variants_of(
     frames: Sequence[int] | None = None,
     sizes: Sequence[int] | None = None,
 ) -> list[Variant]:
-    """The variants of some sets.
+    """The variants of the sets that are asked for.
 
     Args:
         sets: which.

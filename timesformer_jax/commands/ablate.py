@@ -1,4 +1,4 @@
-"""`timesformer ablate`: variants of a model compared, what they learn and what they cost."""
+"""`timesformer ablate`: compares variants of a model, what they learn and what they cost."""
 
 import dataclasses
 from pathlib import Path
@@ -11,38 +11,38 @@ from ..data.config import Views
 from ..data.motion import MotionTask
 from ..support.progress import say
 from ..support.progress import step as shown_step
-from ..training.recipe import PRESETS, TrainConfig
+from ..training.recipe import RECIPES, TrainConfig
 from ..training.stopping import StopRequest
 
 if TYPE_CHECKING:
-    Preset = TrainConfig
+    Recipe = TrainConfig
 else:
-    Preset = tyro.extras.subcommand_type_from_defaults(PRESETS, prefix_names=False)
+    Recipe = tyro.extras.subcommand_type_from_defaults(RECIPES, prefix_names=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class Ablate:
     """Train variants of a recipe with the same budget from the same seeds, measure what each costs, and write a report.
 
-    The same command goes on where it was stopped or killed; more sets and seeds may be asked for later. The preset
+    The same command goes on where it was stopped or killed; more sets and seeds may be asked for later. The recipe
     motion makes its own videos; the others need --data.train and --data.validation.
 
     Attributes:
-        config: the recipe that is varied; --steps is the budget of each training, and --seeds stand for --seed.
+        config: the recipe that is varied; --steps is the budget of each training, and --seeds take the place of --seed.
         output: directory for results, runs and report.
         sets: of variants: attention schemes, position embeddings, order of divided attention's steps, frames of a clip,
             size of the crop.
-        seeds: of videos, weights and order, the same for all variants; without any, the costs alone are measured.
+        seeds: of videos, weights and order, the same for all variants; without any, only costs are measured.
         minutes: budget of each training in place of steps; as many steps as that allows at the measured speed.
         frames: of the set "frames"; half of the recipe's, its own and twice its own when not given.
         sizes: pixels, of the set "size"; the recipe's, one and a half and two times that when not given.
-        task: what moves in the videos of the preset motion.
-        train_videos: of the preset motion.
-        test_videos: of the preset motion.
+        task: what moves in the videos of the recipe motion.
+        train_videos: of the recipe motion.
+        test_videos: of the recipe motion.
         crops: of each test video, averaged: 1 in the centre, 3 along its long side.
     """
 
-    config: Annotated[Preset, tyro.conf.arg(name="")]
+    config: Annotated[Recipe, tyro.conf.arg(name="")]
     output: Path
     sets: tuple[SetName, ...] = ("schemes",)
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -55,7 +55,7 @@ class Ablate:
     crops: int = 3
 
     def run(self) -> int:
-        """Does what has not been done before, and writes the report."""
+        """Computes what has not been computed before, and writes the report."""
         with StopRequest().listening() as stop:
             from ..ablation.ablate import Ablation, MotionVideos, ablate
 

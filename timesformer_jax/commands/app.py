@@ -1,4 +1,4 @@
-"""`timesformer app`: a page in the browser to look at videos with a model."""
+"""`timesformer app`: serves a page that explains what a model says of a video."""
 
 import dataclasses
 import threading
@@ -19,7 +19,7 @@ class App:
     Attributes:
         model: a converted or Transformers directory, a weights file, or a Hub id.
         host: the address to listen at; 0.0.0.0 lets other machines in.
-        port: to listen at.
+        port: to listen at; 0 takes one that is free.
         loading: how the checkpoint is loaded.
     """
 
@@ -30,18 +30,20 @@ class App:
 
     def run(self) -> int:
         """Serves the page until it is interrupted."""
-        from ..demo.app import import_gradio, serve
-        from ..demo.explorer import Explorer
+        from ..demo.app import import_gradio, listen, serve
 
-        with step("loading Gradio"):
-            import_gradio()
-        with step(f"loading {self.model}"):
-            explorer = Explorer.load(self.model, **self.loading.options())
-        with serve(explorer, host=self.host, port=self.port) as address:
-            say("the page is served until you press Ctrl-C:")
-            print(address, flush=True)
-            try:
-                threading.Event().wait()
-            except KeyboardInterrupt:
-                say("closed")
+        with listen(self.host, self.port) as listening:  # first of all: what is loaded next takes its time
+            with step("loading Gradio"):
+                import_gradio()
+            with step(f"loading {self.model}"):
+                from ..demo.explainer import Explainer
+
+                explainer = Explainer.load(self.model, **self.loading.options())
+            with serve(explainer, listening):
+                say("the page is served until you press Ctrl-C:")
+                print(f"http://{self.host}:{listening.getsockname()[1]}", flush=True)
+                try:
+                    threading.Event().wait()
+                except KeyboardInterrupt:
+                    say("closed")
         return 0

@@ -1,4 +1,4 @@
-"""`timesformer demo`: the whole way from videos to a trained model, in two minutes."""
+"""`timesformer demo`: goes from videos to a trained and evaluated model, in two minutes."""
 
 import dataclasses
 from pathlib import Path
@@ -11,7 +11,7 @@ from ..support.progress import say, step
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Make videos, train a tiny TimeSformer on them, evaluate it and look into one video. Nothing is downloaded.
+    """Make videos, train a tiny TimeSformer on them, evaluate it and explain one video. Nothing is downloaded.
 
     It takes about two minutes on two cores. The same command goes on with a demo that was stopped.
 
@@ -30,7 +30,7 @@ class Demo:
     seed: int = 0
 
     def run(self) -> int:
-        """Does it all, and says where things are."""
+        """Runs the demo, and says where its files are."""
         with step("starting"):
             from ..demo.run import run_demo
 

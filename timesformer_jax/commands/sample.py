@@ -1,4 +1,4 @@
-"""`timesformer sample`: something to try the commands on."""
+"""`timesformer sample`: writes a random checkpoint and a video to try the commands on."""
 
 import dataclasses
 from pathlib import Path
@@ -11,7 +11,7 @@ from .options import Flag
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Make something to try the commands on: a checkpoint with RANDOM weights, and a short video.
+    """Write a checkpoint with RANDOM weights and a short video, to try the commands on.
 
     Attributes:
         directory: where to; gets `checkpoint/` in Transformers' format and `video.mp4`.

@@ -1,4 +1,4 @@
-"""`timesformer train`: videos to a model."""
+"""`timesformer train`: trains a model on videos."""
 
 import dataclasses
 from pathlib import Path
@@ -9,13 +9,13 @@ import tyro
 from ..support.distributed import ProcessOptions, is_first, joined, wait_for_all
 from ..support.dtypes import enable_x64
 from ..support.progress import say
-from ..training.recipe import PRESETS, TrainConfig
+from ..training.recipe import RECIPES, TrainConfig
 from ..training.stopping import StopRequest
 from .options import Flag
 
 
 def _description(name: str, recipe: TrainConfig) -> str:
-    """Of a preset, for the list of them."""
+    """Describes a recipe in the list of them."""
     model = recipe.model
     match name:
         case "finetune":
@@ -29,10 +29,10 @@ def _description(name: str, recipe: TrainConfig) -> str:
 
 
 if TYPE_CHECKING:
-    Preset = TrainConfig
+    Recipe = TrainConfig
 else:
-    Preset = tyro.extras.subcommand_type_from_defaults(
-        PRESETS, {name: _description(name, recipe) for name, recipe in PRESETS.items()}, prefix_names=False
+    Recipe = tyro.extras.subcommand_type_from_defaults(
+        RECIPES, {name: _description(name, recipe) for name, recipe in RECIPES.items()}, prefix_names=False
     )
 
 
@@ -49,7 +49,7 @@ class Train:
         processes: the processes of the job, where there are several.
     """
 
-    config: Annotated[Preset, tyro.conf.arg(name="")]
+    config: Annotated[Recipe, tyro.conf.arg(name="")]
     output: Path
     profile: Flag = False
     processes: ProcessOptions = dataclasses.field(default_factory=ProcessOptions)

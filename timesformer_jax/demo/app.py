@@ -1,6 +1,6 @@
 """A page in the browser: drop a video, see its classes, the frames that the model saw, and what it attends to in them.
 
-    with serve(Explorer.load("motion-tiny"), port=7860) as address:
+    with listen("127.0.0.1", 7860) as listening, serve(Explainer.load("motion-tiny"), listening):
         ...                                                  # what `timesformer app` does, until it is interrupted
 
 Gradio makes the page. It is told to send nothing to anybody, and to load nothing from elsewhere: the page works on a
@@ -21,7 +21,7 @@ from ..data.motion import OPPOSITE, MotionTask, motion_clip, write_keyframes
 from ..errors import TimesformerError
 from ..interpret.choices import Choices, Method
 from ..video.decoding import DamagedVideoWarning
-from .explorer import CLASSES, Explorer
+from .explainer import CLASSES, Explainer
 
 _NAMES: dict[Method, str] = {
     "attention": "spatial attention of CLS",
@@ -30,54 +30,18 @@ _NAMES: dict[Method, str] = {
     "temporal": "temporal attention of a patch",
 }
 _DEFAULT = -1
-"""Stands for the mean, the middle or the likeliest: a choice of the page can't be None."""
-
-
-@contextlib.contextmanager
-def serve(explorer: Explorer, *, host: str = "127.0.0.1", port: int = 7860) -> Generator[str]:
-    """Serves the page until the context is left.
-
-    Args:
-        explorer: what the page asks.
-        host: the address to listen at; 0.0.0.0 lets other machines in.
-        port: to listen at.
-
-    Yields:
-        The page's address.
-
-    Raises:
-        TimesformerError: Gradio is not installed, or it can't listen there.
-    """
-    gradio = import_gradio()
-    import fastapi
-    import uvicorn
-
-    with listen(host, port) as listening, tempfile.TemporaryDirectory(prefix="timesformer-app-") as directory:
-        # Not `launch`, which asks the page for itself first: a proxy or a busy machine makes it give up.
-        app = gradio.mount_gradio_app(
-            fastapi.FastAPI(),
-            build_page(explorer, Path(directory)),
-            path="/",
-            ssr_mode=False,
-            footer_links=[],
-            # Gradio's own themes load their fonts from elsewhere.
-            theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        )
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        try:
-            yield f"http://{host}:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(timeout=10)
+"""The value of a choice that is left to the method (the mean, the middle, the likeliest): the page knows no None."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """A socket that listens at an address of this machine.
+
+    Args:
+        host: the address; 0.0.0.0 lets other machines in.
+        port: of the address; 0 takes one that is free.
 
     Raises:
-        TimesformerError: it can't be had: somebody else listens there, or the address is none of this machine's.
+        TimesformerError: there is no such port, somebody else listens there, or the address is not this machine's.
     """
     if not 0 <= port < 2**16:
         raise TimesformerError(f"--port must be from 0 to {2**16 - 1}, not {port}.")
@@ -90,8 +54,44 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
+@contextlib.contextmanager
+def serve(explainer: Explainer, listening: socket.socket) -> Generator[None]:
+    """Serves the page until the context is left.
+
+    Args:
+        explainer: answers the page.
+        listening: where it is served; see `listen`.
+
+    Raises:
+        TimesformerError: Gradio is not installed.
+    """
+    gradio = import_gradio()
+    import fastapi
+    import uvicorn
+
+    with tempfile.TemporaryDirectory(prefix="timesformer-app-") as directory:
+        # Not `launch`, which asks the page for itself first: a proxy or a busy machine makes it give up.
+        app = gradio.mount_gradio_app(
+            fastapi.FastAPI(),
+            build_page(explainer, Path(directory)),
+            path="/",
+            ssr_mode=False,
+            footer_links=[],
+            # Gradio's own themes load their fonts from elsewhere.
+            theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        )
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            thread.join(timeout=10)
+
+
 def import_gradio() -> Any:
-    """Gradio, told to keep to itself.
+    """Imports Gradio, and turns off what it would send to others.
 
     Raises:
         TimesformerError: it is not installed.
@@ -108,35 +108,35 @@ def import_gradio() -> Any:
     return gradio
 
 
-def build_page(explorer: Explorer, directory: Path) -> Any:
-    """The page, a `gradio.Blocks`.
+def build_page(explainer: Explainer, directory: Path) -> Any:
+    """Lays out the page, a `gradio.Blocks`.
 
     Args:
-        explorer: what the page asks.
+        explainer: answers the page.
         directory: for its pictures.
     """
     gradio = import_gradio()
-    config, methods, grid = explorer.encoder.model.config, explorer.methods, explorer.grid
+    config, methods, grid = explainer.encoder.model.config, explainer.methods, explainer.grid
     names = [config.id2label[index] for index in range(config.num_labels)]
 
-    def look(video: str | None, method: Method, *chosen: int) -> Any:
+    def explain(video: str | None, method: Method, *chosen: int) -> Any:
         if video is None:
             return None, None, None
         layer, head, target, row, column = (None if number == _DEFAULT else number for number in chosen)
-        patch = explorer.middle
+        patch = explainer.middle
         if patch is not None:
             patch = patch[0] if row is None else row, patch[1] if column is None else column
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", DamagedVideoWarning)
-                seen = explorer.look(video, method, Choices(layer, head, patch, target), directory)
+                shown = explainer.explain(video, method, Choices(layer, head, patch, target), directory)
         except TimesformerError as error:
             message = str(error).replace(video, Path(video).name)  # where Gradio keeps it is nobody's concern
             raise gradio.Error(message, None, title="This video can't be shown", print_exception=False) from None
         for warning in caught:
             gradio.Warning(str(warning.message).replace(video, Path(video).name), None)
-        scores = {prediction.label: prediction.score for prediction in seen.predictions}
-        return scores, str(seen.picture), seen.animation and str(seen.animation)
+        scores = {prediction.label: prediction.score for prediction in shown.predictions}
+        return scores, str(shown.picture), shown.animation and str(shown.animation)
 
     def dropdown(label: str, default: str, options: Iterable[object], *, visible: bool = True) -> Any:
         choices = [(default, _DEFAULT), *((str(option), number) for number, option in enumerate(options))]
@@ -144,7 +144,7 @@ def build_page(explorer: Explorer, directory: Path) -> Any:
 
     with gradio.Blocks(title="TimeSformer", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gradio.Markdown(
-            f"## What {explorer.encoder.name} sees\n\nIt looks at {explorer.classify.sampling}, and tells "
+            f"## What {explainer.encoder.name} sees\n\nIt looks at {explainer.classify.sampling}, and tells "
             + (f"{len(names)} classes apart." if len(names) > 12 else f"these classes apart: {', '.join(names)}.")
         )
         with gradio.Row():
@@ -170,7 +170,7 @@ def build_page(explorer: Explorer, directory: Path) -> Any:
         choices = [layer, head, target, row, column]
         gradio.on(
             [video.change, method.input, *(choice.input for choice in choices)],
-            look,
+            explain,
             [video, method, *choices],
             [classes, picture, animation],
             concurrency_limit=1,
@@ -179,7 +179,7 @@ def build_page(explorer: Explorer, directory: Path) -> Any:
 
 
 def write_examples(labels: Iterable[str], directory: Path) -> list[Path]:
-    """Videos for a model of the motion task, which knows nothing but moving shapes; none for any other model."""
+    """Writes videos to try for a model of the motion task, which knows nothing but moving shapes; none for others."""
     if not set(labels) <= set(OPPOSITE):
         return []
     paths: list[Path] = []

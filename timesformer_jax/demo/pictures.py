@@ -1,4 +1,4 @@
-"""The demo's pictures: one video with all that the model says of it, several videos, and the course of the training."""
+"""The demo's pictures: one video with all that the model says of it, several videos, and the learning curves."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ _BLUE, _GRAY, _RED = "#2a6fbb", "#b9bec5", "#c44536"
 
 
 def example_figure(encoder: VideoEncoder, clip: Clip, label: str, predictions: Sequence[Prediction]) -> Figure:
-    """One video: its frames, where CLS comes from in each, how sure the model is, and how a patch looks through time.
+    """Draws one video: its frames, the attention rollout of CLS, the scores and the temporal attention of a patch.
 
     Args:
         encoder: the model.
@@ -103,7 +103,7 @@ def _draw_time(figure: Any, axes: Any, attention: Float[np.ndarray, "t t"]) -> N
 
 
 def videos_figure(clips: Sequence[Clip], labels: Sequence[str], predictions: Sequence[str]) -> Figure:
-    """Several videos, a row each, with their classes and what the model says; wrong answers in red."""
+    """Draws several videos, a row each, with their classes and predictions; wrong ones are red."""
     shown = shown_frames(len(clips[0]))
     figure = Figure(figsize=(12, 1.2 * len(clips)))
     figure.subplots_adjust(left=0.11, right=0.83, bottom=0.01, top=0.99, hspace=0.06)
@@ -121,8 +121,8 @@ def videos_figure(clips: Sequence[Clip], labels: Sequence[str], predictions: Seq
     return figure
 
 
-def course_figure(steps: Sequence[int], losses: Sequence[float], accuracies: Sequence[float], classes: int) -> Figure:
-    """Loss and accuracy of the training batches, step by step.
+def learning_curves(steps: Sequence[int], losses: Sequence[float], accuracies: Sequence[float], classes: int) -> Figure:
+    """Draws loss and accuracy of the training batches against the steps.
 
     Args:
         steps: their numbers.
@@ -148,7 +148,7 @@ def course_figure(steps: Sequence[int], losses: Sequence[float], accuracies: Seq
 
 
 def _smooth(values: Sequence[float]) -> Float[np.ndarray, " n"]:
-    """The mean of some values around each."""
+    """The moving average of some values."""
     array = np.asarray(values, np.float64)
     width = max(1, min(41, len(array) // 10)) | 1
     kernel = np.ones(width)

@@ -1,4 +1,4 @@
-"""The demo's page: what was trained on what, how well it does, and one video looked into, in a single file."""
+"""The demo's page in a single file: the training, the accuracy and the explanation of one video."""
 
 import base64
 import html
@@ -55,7 +55,7 @@ def write_page(
 
 
 def png_of(figure: Figure) -> bytes:
-    """A figure as a PNG."""
+    """The PNG of a figure."""
     buffer = io.BytesIO()
     options: dict[str, Any] = {"format": "png", "dpi": 110}
     figure.savefig(buffer, **options)

@@ -1,11 +1,11 @@
-"""The whole way in two minutes: videos are made, a TimeSformer is trained on them, evaluated and looked into.
+"""The demo: makes videos, trains a TimeSformer on them, evaluates it and explains one video, in two minutes.
 
 run_demo(Path("timesformer-demo"))       # what `timesformer demo` does; see docs/motion.md
 
-    videos/        train/CLASS/*.mp4 and test/CLASS/*.mp4 (training/motion.py)
-    run/           of the training: metrics, checkpoints, and export/, which Transformers loads
-    evaluation/    of all test videos: accuracies, predictions, table, confusion matrix
-    example.png    a test video, what the model says of it and where it looks
+    videos/        train/CLASS/*.mp4 and test/CLASS/*.mp4 (data/motion.py)
+    run/           the training run: metrics, checkpoints, and export/, which Transformers loads
+    evaluation/    accuracies, predictions and confusion matrix of the test videos
+    example.png    a test video, what the model says of it and what it attends to
     report.html    all of it on one page
 """
 
@@ -26,26 +26,26 @@ from ..interpret.video_encoder import VideoEncoder
 from ..support.files import read_lines
 from ..support.progress import say, step
 from ..training.loop import train
-from ..training.recipe import PRESETS, TrainConfig
+from ..training.recipe import RECIPES, TrainConfig
 from ..training.run_directory import RunDirectory
-from .pictures import course_figure, example_figure, videos_figure
+from .pictures import example_figure, learning_curves, videos_figure
 from .report import png_of, write_page
 
 TRAIN_VIDEOS, TEST_VIDEOS = 2400, 480
 
 _EVALUATION_BATCH = 48
 _EXAMPLE = "up-right"
-"""The class of the video that is looked into: its first test video."""
+"""The class whose first test video is explained."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DemoResult:
-    """What came of it.
+    """The result of a demo.
 
     Attributes:
         evaluation: of the test videos.
         within_pairs: of the videos that were given one class of their pair, the share that was given the right one.
-        video: the test video that was looked into.
+        video: the test video that was explained.
         predictions: what the model says of it, best first.
         picture: of that video.
         report: the page.
@@ -68,15 +68,15 @@ def motion_recipe(
     steps: int | None = None,
     seed: int = 0,
 ) -> TrainConfig:
-    """The preset "motion" for a directory that `write_motion` made.
+    """The recipe "motion" for a directory that `write_motion` made.
 
     Args:
         videos: the directory.
         attention_type: scheme of attention.
-        steps: instead of the preset's.
+        steps: of training; the recipe's when None.
         seed: of the weights and of the order of the videos.
     """
-    recipe = PRESETS["motion"]
+    recipe = RECIPES["motion"]
     return dataclasses.replace(
         recipe,
         data=dataclasses.replace(recipe.data, train=str(videos / "train")),
@@ -96,13 +96,13 @@ def run_demo(
     test_videos: int = TEST_VIDEOS,
     seed: int = 0,
 ) -> DemoResult | None:
-    """Makes videos, trains on them, evaluates, and writes a report. Where an earlier call was stopped, it goes on.
+    """Makes videos, trains on them, evaluates, and writes a report. It goes on where an earlier call was stopped.
 
     Args:
         directory: where to; made if needed.
         attention_type: scheme of attention.
-        steps: of training; the preset's when None.
-        max_seconds: of training; it then stops, to be gone on with by the next call.
+        steps: of training; the recipe's when None.
+        max_seconds: of training; it then stops, and the next call goes on.
         train_videos: videos to train on.
         test_videos: videos to evaluate on.
         seed: of everything random.
@@ -124,7 +124,7 @@ def run_demo(
     if trained.export is None:
         return None
     say(f"evaluating on {test_videos} videos that were not trained on")
-    # One view: the videos are square, so that three crops would be one and the same.
+    # The videos are square: three crops would be one and the same.
     evaluation = evaluate(
         trained.export,
         DataConfig(validation=str(videos / "test"), workers=0),
@@ -132,7 +132,7 @@ def run_demo(
         batch_size=_EVALUATION_BATCH,
         output=directory / "evaluation",
     )
-    with step("looking into a video and writing the report"):
+    with step("explaining a video and writing the report"):
         return _report(directory, evaluation, trained.export)
 
 
@@ -147,12 +147,12 @@ def _report(directory: Path, evaluation: Evaluation, checkpoint: Path) -> DemoRe
     example = labels.index(_EXAMPLE)
 
     picture = directory / "example.png"
-    looked_into = example_figure(encoder, clips[example], labels[example], answers[example])
-    save_figure(looked_into, picture)
+    explained = example_figure(encoder, clips[example], labels[example], answers[example])
+    save_figure(explained, picture)
     pairs = within_pairs(evaluation.classes, evaluation.confusion)
     run = RunDirectory(directory / "run")
     metrics = [line for line in read_lines(run.metrics) if "loss" in line]
-    course = course_figure(
+    curves = learning_curves(
         [line["step"] for line in metrics],
         [line["loss"] for line in metrics],
         [line["accuracy"] for line in metrics],
@@ -176,12 +176,12 @@ def _report(directory: Path, evaluation: Evaluation, checkpoint: Path) -> DemoRe
             "attention": config.attention_type.replace("_", " "),
         },
         sections=[
-            ("One test video", "", png_of(looked_into)),
+            ("One test video", "", png_of(explained)),
             (
                 "Training",
                 "Which pair a video belongs to shows in single frames and is soon learned; which of the two it is "
                 "takes the order of the frames.",
-                png_of(course),
+                png_of(curves),
             ),
             ("What is taken for what", "", (directory / "evaluation" / "confusion.png").read_bytes()),
             ("A test video of each class", "", png_of(videos_figure(clips, labels, [a[0].label for a in answers]))),

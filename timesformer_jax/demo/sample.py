@@ -1,4 +1,4 @@
-"""Something to try the commands on where no trained checkpoint is at hand: random weights and a synthetic video."""
+"""A checkpoint with random weights and a synthetic video, to try the commands where no trained one is at hand."""
 
 from pathlib import Path
 

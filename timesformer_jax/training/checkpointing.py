@@ -1,4 +1,4 @@
-"""Checkpoints of a run: saved while it goes on, found again whatever happened, and never trusted blindly."""
+"""Saves the checkpoints of a run while it goes on, and restores the newest one that is sound."""
 
 import contextlib
 import dataclasses
@@ -18,15 +18,15 @@ from ..checkpoints.fingerprints import different, fingerprints
 from ..checkpoints.training_run import RUN, STATE, steps_in
 from ..support.distributed import announce, from_first, in_all, is_first, wait_for_all
 from .recipe import Checkpointing
-from .step import TrainState
+from .state import TrainState
 
 
 class Checkpoints:
     """The checkpoints of a run directory.
 
     Attributes:
-        accuracies: what validation gave, by step; the checkpoint with the highest is kept. To be added to as validation
-            goes on, and the same in all processes.
+        accuracies: of the validations so far, by step; the checkpoint with the highest is kept. Validation adds to
+            them, the same in all processes.
     """
 
     def __init__(self, directory: Path, options: Checkpointing) -> None:
@@ -42,13 +42,16 @@ class Checkpoints:
         self.accuracies: dict[int, float] = {}
 
     def restore(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest checkpoint that is sound: the state, and what `save` was given with it; None where there is none.
+        """Restores the newest checkpoint that is sound.
 
-        Damaged ones are moved aside, and said so. A checkpoint is sound if every array in it has the fingerprint that
-        it was saved with: TensorStore itself would not notice every flipped bit.
+        Damaged ones are moved aside, which is announced. A checkpoint is sound if every array in it has the fingerprint
+        that it was saved with: TensorStore itself would not notice every flipped bit.
 
         Args:
-            template: a state of shapes, types and shardings; those of the checkpoint may have been others.
+            template: a state of shapes, types and shardings; the checkpoint may have been saved with other shardings.
+
+        Returns:
+            The state, and what `save` was given with it; None where there is no sound checkpoint.
         """
         step = self._newest(math.inf)
         while step >= 0:
@@ -59,10 +62,10 @@ class Checkpoints:
             except Exception as error:  # noqa: BLE001  Orbax and TensorStore raise many types on damaged files
                 reason = _reason(error)
             if in_all(found is not None) and found is not None:
-                state, run, saved = found
-                damaged = different(saved, fingerprints(state))
+                state, run = found
+                damaged = different(run["fingerprints"], fingerprints(state))
                 if not damaged:
-                    return state, run
+                    return found
                 reason = f"{damaged[0]} is not what was saved"
             self._set_aside(step, reason)
             step = self._newest(step)
@@ -72,8 +75,8 @@ class Checkpoints:
         """The last checkpoint before a step, the same in all processes; -1 where there is none."""
         return from_first(max((step for step in steps_in(self._directory) if step < before), default=-1))
 
-    def _read(self, path: Path, template: TrainState) -> tuple[TrainState, dict[str, Any], dict[str, int]]:
-        """State, what was saved with it, and its fingerprints then."""
+    def _read(self, path: Path, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """Reads a checkpoint: the state, and what was saved with it."""
         alone = ocp.options.MultiprocessingOptions()
         if jax.process_count() > 1:
             # Each by itself: else those that find nothing wrong would wait in Orbax for one that has found damage.
@@ -83,7 +86,7 @@ class Checkpoints:
         with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
             args = ocp.args.Composite(**{STATE: ocp.args.StandardRestore(template), RUN: ocp.args.JsonRestore()})
             restored = checkpointer.restore(path, args=args)
-        return restored[STATE], restored[RUN], dict(restored[RUN]["fingerprints"])
+        return restored[STATE], restored[RUN]
 
     def _set_aside(self, step: int, reason: str) -> None:
         aside = self._directory.parent / "damaged" / str(step)
@@ -109,11 +112,11 @@ class Checkpoints:
         return self._manager
 
     def save(self, state: TrainState, run: Mapping[str, Any]) -> None:
-        """Begins to save a state; returns as soon as the next step may go on.
+        """Begins to save a state, and returns as soon as the next step may take over its memory.
 
         Args:
-            state: to save.
-            run: anything JSON holds, to be given back by `restore`.
+            state: what is saved.
+            run: anything JSON holds; `restore` gives it back.
 
         Raises:
             OSError: this checkpoint, or the one before, can't be written.
@@ -143,7 +146,7 @@ class Checkpoints:
                 self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Lets the manager go, without complaint about what could not be written."""
+        """Closes the manager; what could not be written is not reported once more."""
         if self._manager is not None:
             with contextlib.suppress(Exception):
                 self._manager.close()
@@ -173,7 +176,7 @@ class _Best(preservation_policy.PreservationPolicy):
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, without the source locations and lists that TensorStore adds."""
+    """The message of an error, without the source locations and lists that TensorStore adds."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].split(" [", maxsplit=1)[0][:200]
 

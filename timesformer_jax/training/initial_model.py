@@ -1,4 +1,4 @@
-"""The model that a run trains: made from its recipe, or taken up again from its directory."""
+"""The model that a run trains: made from its recipe, or loaded from its directory where it was started before."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -82,7 +82,7 @@ def start_from_recipe(options: ModelOptions, classes: Sequence[str], seed: int) 
 
 
 def _randomize_time(params: Params, config: TimesformerConfig, deviation: float, seed: int) -> Params:
-    """Random values where the model has zeros that keep it blind to the order of frames, or a step without effect."""
+    """Draws random values for zeros that keep a model blind to the order of frames, or an attention without effect."""
     dense = [step.dense for step in attention_steps(config) if step.dense is not None]
 
     def draw(path: Any, leaf: np.ndarray) -> np.ndarray:
@@ -107,7 +107,7 @@ def start_from_directory(run: RunDirectory, options: ModelOptions) -> Start | No
 
 
 def save_start(run: RunDirectory, start: Start) -> None:
-    """Writes down which model a run trains."""
+    """Writes configuration and preprocessing of the model to the directory of the run."""
     with write_atomically(run.model) as temporary:
         temporary.mkdir()
         start.model.config.save_json_file(temporary / "config.json")
@@ -115,7 +115,7 @@ def save_start(run: RunDirectory, start: Start) -> None:
 
 
 def make_model(config: TimesformerConfig, options: ModelOptions) -> TimesformerForVideoClassification:
-    """The module that computes as the options say."""
+    """The module of a model, with the types and rematerialisation of the options."""
     dtype = jnp.dtype(options.dtype)
     return TimesformerForVideoClassification(config, dtype=dtype, param_dtype=param_dtype(options), remat=options.remat)
 

@@ -25,7 +25,8 @@ from .optimizer import make_optimizer
 from .recipe import TrainConfig, total_steps
 from .run_directory import RunDirectory
 from .schedule import learning_rate_schedule
-from .step import Batch, StepMetrics, TrainState, make_train_step
+from .state import StepMetrics, TrainState
+from .step import Batch, make_train_step
 from .stopping import StopRequest
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]

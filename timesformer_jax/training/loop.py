@@ -4,37 +4,35 @@ import contextlib
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from ..checkpoints.mapping import Params
 from ..data.pipeline import refuse_in_worker
-from ..errors import TrainingError
 from ..model.modeling import TimesformerForVideoClassification
 from ..schemes import unknown_to_transformers
 from ..sharding import whole
-from ..support.display import Display, Observer
+from ..support.display import Observer
 from ..support.distributed import announce, from_first, is_first, wait_for_all
 from ..support.distributed import step as shown_step
 from ..video.processing import VideoProcessor
 from .checkpointing import Checkpoints
 from .job import Job, make_job
 from .metrics import MetricsWriter
-from .performance import Clock, Profiler
+from .performance import Profiler
 from .recipe import TrainConfig
 from .run_directory import RunDirectory
-from .step import StepMetrics, TrainState
+from .state import TrainState
+from .step_log import StepLog
 from .stopping import StopRequest
 from .validation import Validation, falls_into
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """What came of a run so far.
+    """The result of a run so far.
 
     Attributes:
         finished: whether the last step was taken; False after a request to stop.
@@ -70,9 +68,9 @@ def train(
     Args:
         config: the recipe.
         directory: of the run (see run_directory.py).
-        observer: told of every step, instead of a bar or lines on standard error.
-        max_seconds: save and return when so much time has passed since the call.
-        profile: write a trace of a few steps for xprof.
+        observer: is told of every step, instead of a bar or lines on standard error.
+        max_seconds: the loop saves and returns when so much time has passed since the call.
+        profile: whether to write a trace of a few steps for xprof.
         stop: asks the loop to save and return; for callers that listen to signals before they call this.
 
     Raises:
@@ -85,26 +83,54 @@ def train(
     refuse_in_worker()
     stop = stop or StopRequest()
     deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
-    run = RunDirectory(Path(directory).expanduser().absolute())
+
+    def is_over(step: int) -> bool:
+        return stop.agreed(step) or _is_late(deadline)
+
     with contextlib.ExitStack() as held:
+        # --- Directory: it is of this recipe, and no other process works in it.
         held.enter_context(stop.listening())
+        run = RunDirectory(Path(directory).expanduser().absolute())
         if is_first():
             held.enter_context(run.locked())
             run.claim(config)
         wait_for_all("claimed the run")
         run.require_claimed()
+
+        # --- Mesh, input, model and step.
         job = make_job(config, run)
-        checkpoints = Checkpoints(run.checkpoints, config.checkpoints)
-        try:
-            state, metrics, finished = _go_on(job, checkpoints, _Controls(stop, deadline, observer, profile))
-        finally:
-            checkpoints.close()
+
+        # --- State: that of the last sound checkpoint, or the first of all.
+        with contextlib.closing(Checkpoints(run.checkpoints, config.checkpoints)) as checkpoints:
+            state, data = _restore(job, checkpoints)
+            step = int(state.step)
+            validation = Validation(job, stop, checkpoints.accuracies)
+            recent = validation.resume(step)
+
+            # --- Loop: what is left to do.
+            if step < job.total or validation.is_due(step):
+                if is_first():
+                    run.record_start(step)
+                with contextlib.closing(MetricsWriter(run, step)) if is_first() else contextlib.nullcontext() as writer:
+                    if from_first(validation.is_due(step)):  # the process that took this step did not get so far
+                        recent |= validation.run(state, writer)
+                    if step < job.total and not stop.made:
+                        log = StepLog(job, checkpoints, step, recent, writer, observer)
+                        profiler = Profiler(run.profile if profile else None, step, job.total)
+                        state = _take_steps(job, state, data, checkpoints, validation, log, profiler, is_over)
+                        step = int(state.step)
+                checkpoints.wait()
+
+        # --- Export.
+        finished = step == job.total and not validation.is_due(step)
         if finished:
             _export(job, state)
+        else:
+            announce(f"stopped after step {step} of {job.total}; the same command goes on from there")
         return TrainResult(
             finished=finished,
-            step=int(state.step),
-            metrics=metrics,
+            step=step,
+            metrics=recent,
             model=job.start.model,
             params=state.trained,
             processor=job.start.processor,
@@ -112,109 +138,75 @@ def train(
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Controls:
-    """What the caller of `train` has a say in, beside the recipe."""
-
-    stop: StopRequest
-    deadline: float
-    observer: Observer | None
-    profile: bool
-
-
-def _go_on(job: Job, checkpoints: Checkpoints, controls: _Controls) -> tuple[TrainState, dict[str, float], bool]:
-    """Does what is left of a run: the last state, which is saved, the last metrics, and whether that was all."""
-    state, saved = _restore(job, checkpoints)
-    step = int(state.step)
-    validation = Validation(job, controls.stop, checkpoints.accuracies)
-    recent = validation.take_up(step)
-    if step == job.total and not validation.is_due(step):
-        return state, recent, True
-    writer = None
-    if is_first():
-        job.run.record_start(step)
-        writer = MetricsWriter(job.run, step)
-    try:
-        if from_first(validation.is_due(step)):  # the process that took this step did not get so far
-            recent |= validation.run(state, writer)
-        if step < job.total and not controls.stop.made:
-            state = _steps(job, checkpoints, validation, controls, state, saved, recent, writer)
-            step = int(state.step)
-    finally:
-        if writer is not None:
-            writer.close()
-    checkpoints.wait()
-    finished = step == job.total and not validation.is_due(step)
-    if not finished:
-        announce(f"stopped after step {step} of {job.total}; the same command goes on from there")
-    return state, recent, finished
+def _restore(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any] | None]:
+    """The state to go on from, and the place in the data that was saved with it; None for a new run."""
+    restored = checkpoints.restore(job.template)
+    if restored is None:
+        return job.initial_state(), None
+    state, saved = restored
+    announce(f"going on after step {int(state.step)} of {job.total}")
+    return state, saved["data"]
 
 
-def _steps(
+def _take_steps(
     job: Job,
+    state: TrainState,
+    data: dict[str, Any] | None,
     checkpoints: Checkpoints,
     validation: Validation,
-    controls: _Controls,
-    state: TrainState,
-    saved: dict[str, Any] | None,
-    recent: dict[str, float],
-    writer: MetricsWriter | None,
+    log: StepLog,
+    profiler: Profiler,
+    is_over: Callable[[int], bool],
 ) -> TrainState:
-    """Takes the steps that are left; `recent` is kept up to date."""
-    config, observer = job.config, controls.observer
-    step = int(state.step)
-    train_step = job.compiled_step()
-    clock = Clock(config.batch_size)
-    # Past the first steps, which are slower, where there are others.
-    profiler = Profiler(job.run.profile if controls.profile else None, min(step + 3, max(step, job.total - 3)))
+    """Takes the steps that are left, and returns the last state, which is being saved.
+
+    The host runs ahead of the devices by one step: it sends them step k + 1, and then waits for step k to read its
+    metrics. Each step takes over the memory of the state before it, so a state can only be saved where the host stops
+    running ahead, and it is saved once the metrics of its own step have been read and found finite. A step that was not
+    finite ends the run: its successor, which is on its way, is neither read nor saved.
+    """
+    step, train_step = int(state.step), job.compiled_step()
     batches = job.batches
-    if saved is not None:
-        batches.set_state(saved["data"])
-    display = Display("training", job.total, step, config.log_every) if observer is None and is_first() else None
-    ending = False
-    try:
-        if display is not None:
-            display.start()
+    if data is not None:
+        batches.set_state(data)
+    with contextlib.closing(batches), contextlib.closing(profiler), log.shown():
         batch = next(batches)
         placed = job.place(batch)
+        unread = None
+        ending = False
         while not ending:
-            profiler.before(step)
+            # --- Step.
+            profiler.before(step, state)
             state, metrics = train_step(state, placed)
-            # While the devices work on this step, the next batch is made ready and sent there.
-            ids = batch["ids"]
             step += 1
+            if unread is not None:
+                log.read(*unread)
+                log.tell(step - 1)
+            unread = step, metrics, batch["ids"]
+
+            # --- Input: while the devices work on this step, the next batch is made ready and sent there.
             if step < job.total:
-                with clock.waiting():
+                with log.clock.waiting():
                     batch = next(batches)
                 placed = job.place(batch)
-            values = _values(metrics)
-            _require_finite(job, checkpoints, step, values, ids)
-            if writer is not None:
-                writer.metrics(step, {"epoch": step / job.steps_per_epoch, **values})
-            recent |= values
-            clock.tick()
-            if step % config.log_every == 0 and writer is not None:
-                writer.performance(step, clock.report())
 
-            ending = step == job.total or controls.stop.agreed(step) or _is_late(controls.deadline)
+            # --- Checkpoint.
+            ending = step == job.total or is_over(step)
             validating = validation.is_due(step)
-            if ending or validating or falls_into(step, config.checkpoints.every or job.steps_per_epoch):
-                data = batches.get_state() | {"step": step}  # the next batch is out of it already
-                checkpoints.save(state, {"data": data})
-            # After saving: it takes long, and a run that is stopped meanwhile does it when it goes on.
+            every = job.config.checkpoints.every or job.steps_per_epoch
+            if not (ending or validating or falls_into(step, every)):
+                continue
+            log.read(*unread)
+            unread = None
+            # The next batch is out of the stream already, but has not been used.
+            checkpoints.save(state, {"data": batches.get_state() | {"step": step}})
+
+            # --- Validation: after saving, for it takes long; where it is cut short, it is made up for later.
             if validating and (step == job.total or not ending):
-                recent |= validation.run(state, writer)
-                clock.restart()
-                ending = ending or validation.is_due(step)  # still: it was cut short
-            if observer is not None:
-                observer(step, job.total, dict(recent))
-            if display is not None:
-                display.update(step, _status(recent))
-    finally:
-        profiler.stop()
-        if display is not None:
-            display.stop()
-        batches.close()
+                log.recent |= validation.run(state, log.writer)
+                log.clock.restart()
+                ending = ending or validation.is_due(step)
+            log.tell(step)
     return state
 
 
@@ -223,40 +215,8 @@ def _is_late(deadline: float) -> bool:
     return deadline < math.inf and bool(from_first(time.monotonic() >= deadline))
 
 
-def _restore(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any] | None]:
-    restored = checkpoints.restore(job.template)
-    if restored is None:
-        return job.initial_state(), None
-    state, saved = restored
-    announce(f"going on after step {int(state.step)} of {job.total}")
-    return state, saved
-
-
-def _values(metrics: StepMetrics) -> dict[str, float]:
-    return {name: float(value) for name, value in dataclasses.asdict(jax.device_get(metrics)).items()}
-
-
-def _require_finite(
-    job: Job, checkpoints: Checkpoints, step: int, values: dict[str, float], ids: np.ndarray[Any, Any]
-) -> None:
-    """Stops a run that has diverged before its state is saved."""
-    bad = [name for name in ("loss", "gradient_norm") if not math.isfinite(values[name])]
-    if not bad:
-        return
-    checkpoints.wait()
-    last = checkpoints.latest
-    kept = "there is no checkpoint yet" if last is None else f"the checkpoint of step {last} in {job.run.path} is kept"
-    raise TrainingError(
-        f"the {bad[0].replace('_', ' ')} is {values[bad[0]]} at step {step}, in the batch of the videos with the ids "
-        f"{', '.join(map(str, ids.tolist()))}; {kept}; a lower learning rate or optimizer.clip_norm may help."
-    )
-
-
-def _status(values: dict[str, float]) -> str:
-    return f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.2f}  rate {values['learning_rate']:.2g}"
-
-
 def _export(job: Job, state: TrainState) -> None:
+    """Writes the trained model, where it has not been written before."""
     params = whole(state.trained, job.mesh)
     if is_first() and not job.run.export.exists():
         with shown_step(f"writing {job.run.export}"):

@@ -1,4 +1,4 @@
-"""What a run writes down while it goes: JSON lines, and events for TensorBoard."""
+"""Writes the metrics of a run: JSON lines, and events for TensorBoard."""
 
 import json
 import os
@@ -15,7 +15,7 @@ class MetricsWriter:
     """Writes metrics.jsonl, performance.jsonl and the event files of a run.
 
     metrics.jsonl depends on nothing but the recipe and the devices: a run that was killed and started again ends with
-    the same file, byte for byte, as one that was not. What a clock or the machine has a say in goes to
+    the same file, byte for byte, as one that was not. What depends on clock or machine goes to
     performance.jsonl.
 
     Lines reach the operating system one by one, so that those of every step before a checkpoint outlive the process.
@@ -31,11 +31,11 @@ class MetricsWriter:
         self._events = _Events(run.tensorboard, step)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Notes what happened in a step, or in the validation after it."""
+        """Notes the metrics of a step, or of the validation after it."""
         self._write(self._run.metrics, step, values)
 
     def performance(self, step: int, values: Mapping[str, float]) -> None:
-        """Notes how fast it went."""
+        """Notes speed, waiting and memory."""
         self._write(self._run.performance, step, values)
         self._events.flush()
 

@@ -1,4 +1,4 @@
-"""How fast a run goes and what it needs."""
+"""Measures speed and memory of a run, and traces some of its steps."""
 
 import contextlib
 import dataclasses
@@ -10,13 +10,19 @@ from pathlib import Path
 
 import jax
 
+from .state import TrainState
+
 
 @dataclasses.dataclass
 class Clock:
     """Times steps, from one report to the next.
 
+    The loop runs ahead of the devices by one step, so a step counts when its metrics have been read, which is when it
+    is done: the time of a step is that from the end of one step to the end of the next. While the loop waits for a
+    batch the devices work on the step before it; waiting costs time only where it is longer than that step.
+
     Attributes:
-        clips: in a step.
+        clips: in one step.
     """
 
     clips: int
@@ -26,21 +32,21 @@ class Clock:
 
     @contextlib.contextmanager
     def waiting(self) -> Generator[None]:
-        """Counts as time spent waiting for data."""
+        """Counts the time in its context as spent waiting for data."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     def tick(self) -> None:
-        """A step is done."""
+        """Counts a step that is done."""
         self._steps += 1
 
     def restart(self) -> None:
-        """Forgets what was counted, such as a compilation or a validation."""
+        """Begins anew, after what should not be counted, such as a compilation or a validation."""
         self._steps, self._waited, self._since = 0, 0.0, time.perf_counter()
 
     def report(self) -> dict[str, float]:
-        """Speed and waiting since the last report (seconds; share of the time), and memory (bytes)."""
+        """The time of a step (seconds), speed, share of the time spent waiting for data, and memory (bytes)."""
         elapsed = time.perf_counter() - self._since
         steps = max(1, self._steps)
         values = {
@@ -65,26 +71,38 @@ def peak_memory() -> int:
 class Profiler:
     """Writes a trace of a few steps for xprof, some steps after the start."""
 
-    def __init__(self, directory: Path | None, first: int, count: int = 3) -> None:
+    def __init__(self, directory: Path | None, step: int, total: int, count: int = 3) -> None:
         """Does nothing yet.
 
         Args:
             directory: of the trace; no trace when None.
-            first: step to begin with; past the compilation.
+            step: steps taken before.
+            total: steps in all.
             count: steps to trace.
         """
-        self._directory, self._first, self._last = directory, first, first + count
+        self._directory = directory
+        # Past the first steps, which are slower, where there are others.
+        self._first = min(step + count, max(step, total - count))
+        self._last = self._first + count
         self._running = False
 
-    def before(self, step: int) -> None:
-        """To be called before each step."""
-        if self._directory is not None and step == self._first:
+    def before(self, step: int, state: TrainState) -> None:
+        """Begins or ends the trace before a step, when the devices have got as far as this.
+
+        Args:
+            step: steps taken before.
+            state: after these steps; only where the trace begins or ends is it waited for.
+        """
+        if self._directory is None or step not in (self._first, self._last):
+            return
+        jax.block_until_ready(state)
+        if step == self._first:
             jax.profiler.start_trace(self._directory)
             self._running = True
-        elif step == self._last:
-            self.stop()
+        else:
+            self.close()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Ends a trace that is under way."""
         if self._running:
             jax.profiler.stop_trace()

@@ -1,4 +1,4 @@
-"""The recipe of a training run: everything that decides what comes out of it, and the paper's settings as presets.
+"""The recipe of a training run: everything that decides what comes out of it, and those of the paper, by name.
 
 Light to import: the command line shows it before anything else is loaded.
 """
@@ -10,7 +10,7 @@ from ..config import AttentionOrder, AttentionType, PositionEmbeddingType, Times
 from ..data.config import Augmentation, DataConfig
 from ..errors import ConfigError
 from ..model.remat import Remat
-from ..presets import PRESETS as ARCHITECTURES
+from ..presets import PRESETS
 from ..sharding import MeshConfig
 from ..support.dtypes import DTypeName
 
@@ -23,7 +23,7 @@ class ModelOptions:
         checkpoint: what to start from: a TimeSformer or an image ViT of any format, or a Hub id; random weights when
             not given.
         architecture: a published model's (such as base-k400) for a start from random weights.
-        attention_type: scheme of attention; when not given the checkpoint's or the architecture's, as all below.
+        attention_type: scheme of attention; when not given that of the checkpoint or architecture, as for those below.
         attention_order: of the steps of divided attention.
         position_embedding_type: what is added to patches: embeddings of space and time, of space, or none.
         num_frames: frames of a clip.
@@ -36,9 +36,9 @@ class ModelOptions:
         num_attention_heads: heads of every attention.
         intermediate_size: width inside the MLP.
         initializer_range: standard deviation of newly made weights.
-        time_initializer_range: the same of time embeddings and of the projections that temporal attention ends in (and
-            those over width or windows), which start at zero otherwise, as a start from an image model wants it. From
-            random weights zero holds the sense of time back.
+        time_initializer_range: standard deviation of new time embeddings and of the output projections of attention
+            over time, width or windows. They start at zero when it is 0, which suits a start from an image model; with
+            random weights zero delays that the model learns the order of frames.
         drop_path_rate: stochastic depth of the last layer; grows linearly from 0 at the first.
         dropout: after the embeddings and every dense layer but qkv.
         attention_dropout: of attention probabilities.
@@ -79,22 +79,22 @@ class ModelOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """How gradients become steps.
+    """The optimizer.
 
     Attributes:
         kind: stochastic gradient descent, or Adam with decoupled weight decay.
-        learning_rate: at its highest.
+        learning_rate: the highest of the schedule.
         weight_decay: share of the learning rate by which weights shrink; for SGD part of the gradient, as in PyTorch.
         decay_all: whether biases, norms, CLS and embeddings decay, too.
         momentum: of SGD.
-        nesterov: whether SGD looks ahead.
+        nesterov: whether the momentum of SGD is Nesterov's.
         beta1: decay of AdamW's mean gradient.
         beta2: decay of AdamW's mean squared gradient.
         epsilon: added to AdamW's denominator.
-        layer_decay: what the learning rate is multiplied with from each layer to the one below it; 1 treats all alike.
-        clip_norm: largest norm of the whole gradient; any when not given.
-        ema_decay: of the exponential moving average of the parameters, which is then evaluated and exported; none is
-            kept when not given.
+        layer_decay: factor of the learning rate from each layer to the one below it; with 1 all layers have the same.
+        clip_norm: largest norm of the whole gradient; unlimited when not given.
+        ema_decay: of the exponential moving average of the parameters, which is then evaluated and exported; no
+            average is kept when not given.
     """
 
     kind: Literal["sgd", "adamw"] = "sgd"
@@ -113,14 +113,14 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How the learning rate goes, as a multiple of its highest.
+    """The learning rate of each step, as a multiple of its highest.
 
     Attributes:
         kind: falling at milestones, along half a cosine to `final` at the last step, or constant.
-        warmup_epochs: of a linear rise from `warmup_start`; the rest of the schedule counts from the first step on.
-        warmup_start: multiple to begin with.
-        milestones: epochs at which the rate is multiplied with `factor`.
-        factor: at each milestone.
+        warmup_epochs: length of a linear rise from `warmup_start`; milestones count from the first step all the same.
+        warmup_start: multiple at the first step of the warm-up.
+        milestones: epochs at which the rate falls.
+        factor: by which the rate is multiplied at each milestone.
         final: multiple at the end of the cosine.
     """
 
@@ -134,7 +134,7 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpointing:
-    """When the state of a run is saved, and what is kept.
+    """When the state of a run is saved and validated, and which checkpoints are kept.
 
     Attributes:
         every: steps from one checkpoint to the next; each epoch when not given. The last step always has one.
@@ -155,13 +155,13 @@ class TrainConfig:
         data: the videos.
         model: the model.
         optimizer: the optimizer.
-        schedule: the learning rate's.
-        checkpoints: saving and validating.
+        schedule: of the learning rate.
+        checkpoints: when the state is saved and validated.
         mesh: how the devices share the work.
-        batch_size: clips of one step of the optimizer, over all devices.
+        batch_size: clips in one step of the optimizer, over all devices.
         accumulation: parts in which the gradient of a batch is computed, one after the other, to save memory.
         epochs: passes through the training videos.
-        steps: of the optimizer; instead of `epochs` where given.
+        steps: of the optimizer; take the place of `epochs` where given.
         seed: of everything random.
         log_every: steps from one line of the log, and of performance.jsonl, to the next.
     """
@@ -206,12 +206,12 @@ def total_steps(config: TrainConfig, steps_per_epoch: float) -> int:
 
 
 IMAGENET_VIT = "google/vit-base-patch16-224-in21k"
-"""What the paper's training starts from."""
+"""The image model that the paper's training starts from."""
 
 
 def _paper(architecture: str) -> TrainConfig:
     """The recipe of the paper's code for one of its models (section 4 of the paper, and its configs)."""
-    published = ARCHITECTURES[architecture]
+    published = PRESETS[architecture]
     segments = published["sampling_rate"] == "segments"
     size = published.get("image_size", 224)
     return TrainConfig(
@@ -233,7 +233,7 @@ def _paper(architecture: str) -> TrainConfig:
     )
 
 
-PRESETS: dict[str, TrainConfig] = {name: _paper(name) for name in ARCHITECTURES if not name.startswith("howto100m")} | {
+RECIPES: dict[str, TrainConfig] = {name: _paper(name) for name in PRESETS if not name.startswith("howto100m")} | {
     "finetune": TrainConfig(
         model=ModelOptions(checkpoint="facebook/timesformer-base-finetuned-k400"),
         optimizer=Optimizer(
@@ -243,7 +243,7 @@ PRESETS: dict[str, TrainConfig] = {name: _paper(name) for name in ARCHITECTURES 
         batch_size=16,
         epochs=10,
     ),
-    # Videos of training/motion.py, a tiny model, two minutes on two cores. A mirrored clip would be of another class.
+    # Videos of data/motion.py, a tiny model, two minutes on two cores. A mirrored clip would be of another class.
     "motion": TrainConfig(
         data=DataConfig(workers=0, augmentation=Augmentation(short_side=(32, 32), flip=0.0)),
         model=ModelOptions(

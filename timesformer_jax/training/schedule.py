@@ -14,8 +14,8 @@ def learning_rate_schedule(
     """The learning rate as a function of the number of steps taken.
 
     Args:
-        schedule: how it goes.
-        highest: the learning rate that the schedule gives multiples of.
+        schedule: its settings.
+        highest: the learning rate of which the schedule gives multiples.
         steps_per_epoch: optimizer steps in an epoch.
         total_steps: of the run; the cosine ends there.
     """

@@ -1,13 +1,12 @@
-"""One training step as a pure function of state and batch, and the state that it hands on."""
+"""One training step as a pure function of state and batch."""
 
 from collections.abc import Callable
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from ..checkpoints.mapping import Params
 from ..data.config import Augmentation
@@ -16,55 +15,10 @@ from ..model.modeling import TimesformerForVideoClassification
 from ..video.processing import VideoProcessor
 from .optimizer import clip_by_norm
 from .recipe import TrainConfig
+from .state import StepMetrics, TrainState
 
 Batch = dict[str, Array]
 """Frames, uint8 (b, t, height, width, c), and labels, int32 (b,)."""
-
-
-@flax.struct.dataclass
-class TrainState:
-    """All that a run carries from step to step.
-
-    Attributes:
-        step: steps taken.
-        params: the parameters.
-        optimizer: state of the optimizer.
-        ema: moving average of the parameters; None where none is kept.
-    """
-
-    step: Int[Array, ""]
-    params: Params
-    optimizer: Any
-    ema: Params | None
-
-    @classmethod
-    def create(cls, params: Params, optimizer: optax.GradientTransformation, *, ema: bool) -> "TrainState":
-        """The state before the first step."""
-        # A copy: the step gives its state's memory away, once for each array.
-        average = jax.tree.map(jnp.copy, params) if ema else None
-        return cls(step=jnp.zeros((), jnp.int32), params=params, optimizer=optimizer.init(params), ema=average)
-
-    @property
-    def trained(self) -> Params:
-        """What is evaluated and exported: the moving average where there is one."""
-        return self.params if self.ema is None else self.ema
-
-
-@flax.struct.dataclass
-class StepMetrics:
-    """What one step says of itself, before its update.
-
-    Attributes:
-        loss: mean over the batch.
-        accuracy: share of clips whose label had the highest logit.
-        gradient_norm: of the whole gradient, before clipping.
-        learning_rate: of this step.
-    """
-
-    loss: Float[Array, ""]
-    accuracy: Float[Array, ""]
-    gradient_norm: Float[Array, ""]
-    learning_rate: Float[Array, ""]
 
 
 def make_train_step(

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM, which clusters send before they take a machine away, or the first Ctrl-C."""
+"""Requests to stop: SIGTERM, which clusters send before they take a machine away, and the first Ctrl-C."""
 
 import contextlib
 import signal
@@ -26,7 +26,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def listening(self) -> Generator["StopRequest"]:
-        """Takes the signals, and gives them back at the end; threads other than the main one can't.
+        """Handles the signals until the context is left; threads other than the main one can't, and do nothing.
 
         In a job of several processes JAX listens to SIGTERM, for all of them.
         """
@@ -43,7 +43,7 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def agreed(self, step: int) -> bool:
-        """Whether to stop after this step, the same in all processes."""
+        """Whether to stop after a step; the same in all processes, which all have to ask after each step."""
         import jax
 
         if jax.process_count() == 1:

@@ -1,4 +1,4 @@
-"""Validation in the course of a run: when it is due, what it gave, and going on where a stop cut it short.
+"""Validation during a run: when it is due, its results, and making up for one that a stop has cut short.
 
 A state is saved before it is validated, which may take long: whatever ends the process meanwhile costs no step, and the
 next process, which finds no accuracy noted for the state, validates it first.
@@ -10,7 +10,7 @@ from ..support.distributed import announce
 from ..support.files import read_lines
 from .job import Job
 from .metrics import MetricsWriter
-from .step import TrainState
+from .state import TrainState
 from .stopping import StopRequest
 
 ACCURACY = "validation_accuracy"
@@ -26,17 +26,17 @@ class Validation:
     """The validation of a run."""
 
     def __init__(self, job: Job, stop: StopRequest, accuracies: dict[int, float]) -> None:
-        """Nothing is done yet.
+        """Validates nothing yet.
 
         Args:
             job: the run.
             stop: cuts a validation short.
-            accuracies: what it gave, by step; kept up to date.
+            accuracies: the results by step; kept up to date.
         """
         self._job, self._stop, self._accuracies = job, stop, accuracies
 
-    def take_up(self, step: int) -> dict[str, float]:
-        """Reads what earlier processes noted up to a step; gives the last value of each metric."""
+    def resume(self, step: int) -> dict[str, float]:
+        """Reads what earlier processes have noted up to a step, and returns the last value of each metric."""
         recent: dict[str, float] = {}
         for line in read_lines(self._job.run.metrics):
             if line["step"] <= step:
@@ -53,7 +53,7 @@ class Validation:
         return step == self._job.total or falls_into(step, interval)
 
     def run(self, state: TrainState, writer: MetricsWriter | None) -> dict[str, float]:
-        """Notes how good a state is; nothing where a request to stop cuts it short."""
+        """Validates a state and notes the metrics, which it returns; none where a request to stop cuts it short."""
         evaluation = self._job.validate(state.trained, self._stop)
         if evaluation is None:
             return {}

@@ -1,4 +1,4 @@
-"""One model, two questions about a video: which classes, and what does the model attend to in it?"""
+"""Explains what a model says of a video: its likeliest classes, and a picture of what it attends to in the frames."""
 
 import dataclasses
 import os
@@ -14,19 +14,34 @@ from ..interpret.video_encoder import VideoEncoder
 from ..model.modeling import TimesformerForVideoClassification
 
 CLASSES = 5
-"""How many are shown."""
+"""How many classes are shown."""
 
 METHODS_OF_VIDEOS: tuple[Method, ...] = ("attention", "rollout", "relevance", "temporal")
-"""The ways of looking that depend on the video."""
+"""The methods whose picture depends on the video."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Explorer:
-    """The classes of a video, and a picture of what the model attends to in it.
+class Explanation:
+    """What the page shows of a video.
 
     Attributes:
-        encoder: for the pictures.
-        classify: the same model, for the classes.
+        predictions: the likeliest classes, best first.
+        picture: the frames, and what the model attends to in them.
+        animation: the same in motion; None for a method without maps to lay over frames.
+    """
+
+    predictions: list[Prediction]
+    picture: Path
+    animation: Path | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Explainer:
+    """A model that explains what it says of a video.
+
+    Attributes:
+        encoder: makes the pictures.
+        classify: gives the classes; of the same model.
     """
 
     encoder: VideoEncoder
@@ -34,10 +49,10 @@ class Explorer:
 
     @classmethod
     def load(cls, model: str | os.PathLike[str], **options: Any) -> Self:
-        """From a checkpoint with a classifier.
+        """Loads a checkpoint with a classifier.
 
         Args:
-            model: as for `VideoEncoder.from_pretrained`, and so are the options.
+            model: a directory, file or Hub id, as for `VideoEncoder.from_pretrained`.
             **options: of `VideoEncoder.from_pretrained`.
 
         Raises:
@@ -49,7 +64,7 @@ class Explorer:
 
     @property
     def methods(self) -> tuple[Method, ...]:
-        """The ways of looking that the model has."""
+        """The methods that the model has."""
         missing = missing_methods(self.encoder)
         return tuple(method for method in METHODS_OF_VIDEOS if method not in missing)
 
@@ -67,13 +82,13 @@ class Explorer:
         """The patch in the middle; None where that depends on the video."""
         return None if self.grid is None else (self.grid[0] // 2, self.grid[1] // 2)
 
-    def look(self, video: str, method: Method, choices: Choices, directory: Path) -> "Seen":
-        """Looks at a video.
+    def explain(self, video: str, method: Method, choices: Choices, directory: Path) -> Explanation:
+        """Classifies a video, and draws what the model attends to in it.
 
         Args:
             video: the file.
             method: one of `methods`.
-            choices: what to look at.
+            choices: layer, head, patch and class that the method is applied to.
             directory: where the pictures go.
 
         Raises:
@@ -82,25 +97,10 @@ class Explorer:
         # The same frames for both, for nothing is computed in float64 here.
         frames = self.classify.prepare(self.classify.read(video))
         logits = self.classify.forward(frames[None])[0]
-        (look,) = looks(self.encoder, frames, [method], choices)
-        picture = directory / f"{method}.png"
-        save_figure(look.figure, picture)
-        animation = None if look.animate is None else directory / f"{method}.gif"
-        if look.animate is not None and animation is not None:
-            look.animate(animation)
-        return Seen(best_predictions(logits, self.classify.model.config, CLASSES), picture, animation)
-
-
-@dataclasses.dataclass(frozen=True)
-class Seen:
-    """What the page shows.
-
-    Attributes:
-        predictions: the likeliest classes, best first.
-        picture: the frames, and what the model attends to in them.
-        animation: the same in motion; None for what has no maps to lay over frames.
-    """
-
-    predictions: list[Prediction]
-    picture: Path
-    animation: Path | None
+        (found,) = looks(self.encoder, frames, [method], choices)
+        picture, animation = directory / f"{method}.png", None
+        save_figure(found.figure, picture)
+        if found.animate is not None:
+            animation = directory / f"{method}.gif"
+            found.animate(animation)
+        return Explanation(best_predictions(logits, self.classify.model.config, CLASSES), picture, animation)
