@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from ..data.motion import OPPOSITE, within_pairs
-from ..errors import TimesformerError, TrainingError
+from ..errors import TimesformerError, TrainingError, first_line
 from ..evaluation.evaluate import Views, evaluate
 from ..model.summary import summarize
 from ..sharding import clip_sharding, shardings_of, use_mesh
@@ -79,7 +79,7 @@ def attempt(case: Case) -> Answer:
     except OSError as error:
         return Answer(error=f"{error.filename or 'a file'}: {error.strerror or error}.")
     except jax.errors.JaxRuntimeError as error:  # such as RESOURCE_EXHAUSTED, of an accelerator
-        return Answer(error=str(error).strip().splitlines()[0])
+        return Answer(error=first_line(error))
 
 
 def learn(recipe: TrainConfig, run: Path, views: Views) -> dict[str, Any] | None:

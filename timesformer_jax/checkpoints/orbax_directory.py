@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from ..config import TimesformerConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 from ..support.files import read_json
 from .huggingface import FLOAT_DTYPES, require_exact
 from .mapping import BACKBONE, Params, flat_names, get_leaf, mapping_table, set_leaf
@@ -53,7 +53,7 @@ def save_params(directory: Path, params: Mapping[str, Any]) -> None:
             checkpointer.save(path, args=ocp.args.PyTreeSave(tree))
     except Exception as error:
         _remove_for_good(path)
-        raise OSError(errno.EIO, f"can't be written ({_reason(error)})", str(path)) from error
+        raise OSError(errno.EIO, f"can't be written ({first_line(error)})", str(path)) from error
 
 
 def _remove_for_good(path: Path) -> None:
@@ -203,8 +203,4 @@ def _return_freed_memory() -> None:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path} is not a readable Orbax checkpoint ({_reason(error)})")
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return CheckpointError(f"{path} is not a readable Orbax checkpoint ({first_line(error)})")

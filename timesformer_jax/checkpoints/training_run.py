@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from ..config import TimesformerConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 from .mapping import Params, flat_names, get_leaf, mapping_table, set_leaf
 from .orbax_directory import require_stored
 
@@ -110,5 +110,4 @@ def _naming(state: Path) -> Generator[None]:
     except CheckpointError:
         raise
     except Exception as error:  # noqa: BLE001
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{state.parent} is not a readable training checkpoint ({reason}).") from None
+        raise CheckpointError(f"{state.parent} is not a readable training checkpoint ({first_line(error)}).") from None

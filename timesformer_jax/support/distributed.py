@@ -20,7 +20,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import ConfigError, TimesformerError, TrainingError
+from ..errors import ConfigError, TimesformerError, TrainingError, first_line
 from .progress import say
 from .progress import step as shown_step
 
@@ -87,7 +87,7 @@ def joined(options: ProcessOptions | None = None) -> Generator[None]:
         try:
             jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **settings)
         except (ValueError, RuntimeError) as error:
-            raise ConfigError(f"the processes of the job can't be joined: {_first_line(error)}.") from error
+            raise ConfigError(f"the processes of the job can't be joined: {first_line(error)[:200]}.") from error
         try:
             yield
         except BaseException as error:
@@ -97,7 +97,7 @@ def joined(options: ProcessOptions | None = None) -> Generator[None]:
             # JAX would wait at its exit for processes that wait for this one.
             atexit.register(_leave, _exit_code(error))
             if _of_the_others(error):
-                raise TrainingError(f"{LOST} ({_first_line(error)})") from error
+                raise TrainingError(f"{LOST} ({first_line(error)[:200]})") from error
             raise
         jax.distributed.shutdown()
         done()
@@ -228,7 +228,3 @@ def _leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from ..checkpoints.fingerprints import different, fingerprints
+from ..errors import first_line
 from ..support.distributed import announce, from_first, in_all, is_first, wait_for_all
 from .recipe import Checkpointing
 from .step import TrainState
@@ -183,8 +184,7 @@ def steps_in(directory: Path) -> list[int]:
 
 def _reason(error: BaseException) -> str:
     """What went wrong, without the source locations and lists that TensorStore adds."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].split(" [", maxsplit=1)[0][:200]
+    return first_line(error).split(" [", maxsplit=1)[0][:200]
 
 
 @contextlib.contextmanager
