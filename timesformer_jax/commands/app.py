@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from ..support.progress import say, step
+from ..support.progress import say, show_progress
 from .options import Loading
 
 
@@ -33,9 +33,9 @@ class App:
         from ..demo.app import import_gradio, serve
         from ..demo.explorer import Explorer
 
-        with step("loading Gradio"):
+        with show_progress("loading Gradio"):
             import_gradio()
-        with step(f"loading {self.model}"):
+        with show_progress(f"loading {self.model}"):
             explorer = Explorer.load(self.model, **self.loading.options())
         with serve(explorer, host=self.host, port=self.port) as address:
             say("the page is served until you press Ctrl-C:")

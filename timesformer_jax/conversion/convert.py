@@ -22,7 +22,7 @@ from ..errors import CheckpointError
 from ..inference.loading import processor_for
 from ..model.modeling import TimesformerForVideoClassification, TimesformerModel
 from ..support.files import write_atomically
-from ..support.progress import say, step
+from ..support.progress import say, show_progress
 from ..video.processing import VideoProcessor
 from ..video.reading import Video, read_clip
 from .verify import Difference, print_differences, random_clip, require_explained, require_reference, verify
@@ -135,7 +135,7 @@ def _convert(
     opened = open_checkpoint(source, **options)
     if check or to_transformers:
         require_known(opened.config)
-    with step(f"reading {source.weights}"):
+    with show_progress(f"reading {source.weights}"):
         checkpoint = opened.read()
     processor = processor_for(checkpoint)
     if checkpoint.preprocessing is None and source.processor_file is None:
@@ -145,7 +145,7 @@ def _convert(
         )
     with write_atomically(destination) as temporary:
         temporary.mkdir()
-        with step(f"writing {destination}"):
+        with show_progress(f"writing {destination}"):
             write(temporary, checkpoint, processor)
         if not check:
             return []
@@ -161,7 +161,7 @@ def _verify(
     source: Source, written: Path, adapted: bool, clip: Float[np.ndarray, "1 t h w c"], options: dict[str, Any]
 ) -> list[Difference]:
     """Compares PyTorch with Flax, one on the source and one on what was written, read back from the disk."""
-    with step("running PyTorch and Flax on the same clip"):
+    with show_progress("running PyTorch and Flax on the same clip"):
         if is_converted(written):
             if adapted:
                 raise CheckpointError(

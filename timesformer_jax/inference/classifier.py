@@ -21,7 +21,7 @@ from ..errors import VideoError
 from ..model.embeddings import check_pixel_values
 from ..model.modeling import TimesformerForVideoClassification
 from ..support.dtypes import require_x64
-from ..support.prefetch import batched, read_ahead, step_ahead
+from ..support.prefetch import batched, prefetch, prefetch_map
 from ..video.processing import VideoProcessor
 from ..video.reading import Video, read_by_rule, read_clip
 from ..video.streaming import stream_clips
@@ -277,7 +277,7 @@ class VideoClassifier:
             return self.prepare(frame[None])[0]
 
         rows: list[np.ndarray] = []
-        batches = step_ahead(batched(stream_clips(video, rule, prepare), self.forward.batch_size))
+        batches = prefetch(batched(stream_clips(video, rule, prepare), self.forward.batch_size))
         for batch in batches:
             rows += list(self.forward(np.stack(batch)))
             if progress is not None:
@@ -302,7 +302,7 @@ class VideoClassifier:
                 return error
 
         waiting: list[tuple[Video, np.ndarray | VideoError]] = []
-        for item in read_ahead(videos, read, WORKERS, most=2 * self.forward.batch_size):
+        for item in prefetch_map(videos, read, WORKERS, most=2 * self.forward.batch_size):
             waiting.append(item)
             if sum(isinstance(found, np.ndarray) for _, found in waiting) * clips >= self.forward.batch_size:
                 yield from self._compute(waiting)

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ConfigError, TimesformerError, TrainingError, first_line
-from .progress import say
-from .progress import step as shown_step
+from .progress import say, show_progress
 
 HEARTBEAT_SECONDS = 30
 """After so much silence a process counts as dead. JAX's own 100 would hold the others for minutes."""
@@ -111,15 +110,15 @@ def is_first() -> bool:
 
 
 def announce(message: str) -> None:
-    """`say`, once in the whole job."""
+    """Calls `say` once in the whole job."""
     if is_first():
         say(message)
 
 
 @contextlib.contextmanager
-def step(description: str) -> Generator[None]:
-    """`progress.step`, shown once in the whole job."""
-    with shown_step(description) if is_first() else contextlib.nullcontext():
+def announce_progress(description: str) -> Generator[None]:
+    """Calls `show_progress` once in the whole job."""
+    with show_progress(description) if is_first() else contextlib.nullcontext():
         yield
 
 

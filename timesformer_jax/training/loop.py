@@ -17,9 +17,8 @@ from ..errors import TrainingError
 from ..model.modeling import TimesformerForVideoClassification
 from ..schemes import unknown_to_transformers
 from ..sharding import whole
-from ..support.display import Display, Observer
-from ..support.distributed import announce, from_first, is_first, wait_for_all
-from ..support.distributed import step as shown_step
+from ..support.distributed import announce, announce_progress, from_first, is_first, wait_for_all
+from ..support.progress import Display, Observer
 from ..video.processing import VideoProcessor
 from .checkpointing import Checkpoints
 from .job import Job, make_job
@@ -259,7 +258,7 @@ def _status(values: dict[str, float]) -> str:
 def _export(job: Job, state: TrainState) -> None:
     params = whole(state.trained, job.mesh)
     if is_first() and not job.run.export.exists():
-        with shown_step(f"writing {job.run.export}"):
+        with announce_progress(f"writing {job.run.export}"):
             model, processor = job.start.model, job.start.processor
             if unknown_to_transformers(model.config) is None:
                 model.save_pretrained(job.run.export, params, processor=processor)
