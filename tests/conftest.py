@@ -1,7 +1,8 @@
 """Settings for all tests: shapes checked while they run, no network, double precision for those that ask for it."""
 
 import os
-from collections.abc import Generator
+import re
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -47,3 +48,16 @@ def quick_compile() -> Generator[None]:
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def compilations(caplog: pytest.LogCaptureFixture) -> Generator[Callable[[], list[str]]]:
+    """A function that gives the names of the programs that this thread compiled since its last call."""
+
+    def names() -> list[str]:
+        found = re.findall(r"Finished XLA compilation of jit\((\w+)\)", caplog.text)
+        caplog.clear()
+        return found
+
+    with jax.log_compiles():
+        yield names

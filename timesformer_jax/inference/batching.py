@@ -56,14 +56,14 @@ class Forward:
         self.batch_size = on_each * self._places
         self._variables = variables
 
-    @property
+    @functools.cached_property
     def variables(self) -> Variables:
-        """The parameters, once they are there; raises what reading them raised."""
-        if isinstance(self._variables, Future):
-            self._variables = self._variables.result()
+        """The parameters on the devices, once they are read; raises what reading them raised."""
+        variables = self._variables.result() if isinstance(self._variables, Future) else self._variables
         if self._mesh is not None:
-            self._variables = jax.device_put(self._variables, shardings_of(self._variables, self._mesh))
-        return self._variables
+            variables = jax.device_put(variables, shardings_of(variables, self._mesh))
+        self._variables = variables  # the only reference: what was placed elsewhere can go
+        return variables
 
     def __call__(self, clips: Clips) -> Float[np.ndarray, "b labels"]:
         """Logits of any number of clips, batch by batch; the last is padded to a size that is compiled."""
