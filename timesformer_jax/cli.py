@@ -1,6 +1,7 @@
 """The `timesformer` command, and how all commands end: one sentence for an error, an exit code."""
 
 import atexit
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -11,10 +12,10 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union
 
 import tyro
 
@@ -55,6 +56,28 @@ COMMANDS: dict[str, Any] = {
 }
 
 
+Options = TypeVar("Options")
+
+
+def parse(options: type[Options], prog: str, *config: Any, args: Sequence[str] | None = None) -> Options:
+    """Reads a command line as tyro does, which prints the help and ends the process where that is asked for."""
+    with end_quietly_without_reader():
+        return tyro.cli(options, args=args, prog=prog, config=config)
+
+
+@contextlib.contextmanager
+def end_quietly_without_reader() -> Generator[None]:
+    """Ends the process with 0 and without a word when whoever reads its output, `head` for one, has enough."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes at its end
+        sys.exit(0)
+
+
 def run_command(command: Callable[[], int], *, cache: bool = True, cache_directory: Path | None = None) -> int:
     """Runs a command: whatever a person can put right ends in one sentence on standard error, and an exit code.
 
@@ -71,23 +94,23 @@ def run_command(command: Callable[[], int], *, cache: bool = True, cache_directo
     hush_foreign_threads()
     atexit.register(gc.freeze)  # nothing is searched for garbage when the process ends anyway
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
-    try:
-        return command()
-    except TimesformerError as error:
-        say(f"error: {error}")
-        return 2
-    except (VerificationError, TrainingError) as error:
-        say(f"error: {error}")
-    except BrokenPipeError:  # whoever read the output, `head` for one, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        say(f"error: {error.filename or 'a file'}: {error.strerror or error}.")
-    except MemoryError:
-        say("error: there is not enough memory.")
-    except KeyboardInterrupt:
-        say("interrupted")
-        return 130
+    with end_quietly_without_reader():
+        try:
+            return command()
+        except TimesformerError as error:
+            say(f"error: {error}")
+            return 2
+        except (VerificationError, TrainingError) as error:
+            say(f"error: {error}")
+        except BrokenPipeError:  # an OSError, too
+            raise
+        except OSError as error:
+            say(f"error: {error.filename or 'a file'}: {error.strerror or error}.")
+        except MemoryError:
+            say("error: there is not enough memory.")
+        except KeyboardInterrupt:
+            say("interrupted")
+            return 130
     return 1
 
 
@@ -150,7 +173,7 @@ class Timesformer:
 
 
 def _versions() -> str:
-    """Of what a report of a problem should name."""
+    """The versions that a report of a problem should name."""
     names = ("timesformer-jax", "jax", "flax")
     return ", ".join([*(f"{name} {version(name)}" for name in names), f"Python {platform.python_version()}"])
 
@@ -158,9 +181,10 @@ def _versions() -> str:
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point of the `timesformer` command."""
     if list(sys.argv[1:] if args is None else args) == ["--version"]:
-        print(_versions())
+        with end_quietly_without_reader():
+            print(_versions())
         return 0
-    given = tyro.cli(Timesformer, args=args, prog="timesformer", config=(tyro.conf.CascadeSubcommandArgs,))
+    given = parse(Timesformer, "timesformer", tyro.conf.CascadeSubcommandArgs, args=args)
 
     def run() -> int:
         refuse_urls(given.command)
