@@ -24,8 +24,8 @@ from ..support.dtypes import require_x64
 from ..support.prefetch import batched, prefetch, prefetch_map
 from ..video.processing import VideoProcessor
 from ..video.reading import Video, read_by_rule, read_clip
+from ..video.sampling import SlidingWindows, spread_clips
 from ..video.streaming import stream_clips
-from ..video.windows import Windows, spread_clips
 from .batching import Forward, Variables, Weights, compile_ahead
 from .folding import inference_module
 from .loading import clip_shape, folded_variables, in_background, processor_for, processor_to_fold
@@ -266,7 +266,7 @@ class VideoClassifier:
             rate = seconds * 30 / num_frames
         if rate is None:
             raise VideoError("the length of the training's clips is not known: give the seconds of a window.")
-        plan = Windows(num_frames, rate, overlap)
+        plan = SlidingWindows(num_frames, rate, overlap)
         lengths: list[tuple[int, float | None]] = []
 
         def rule(total: int, fps: float | None) -> np.ndarray:
