@@ -24,7 +24,7 @@ from ..support.dtypes import require_x64
 from ..support.prefetch import batched, prefetch, prefetch_map
 from ..video.processing import VideoProcessor
 from ..video.reading import Video, read_by_rule, read_clip
-from ..video.sampling import SlidingWindows, spread_clips
+from ..video.sampling import REFERENCE_FPS, SlidingWindows, spread_clips
 from ..video.streaming import stream_clips
 from .batching import Forward, Variables, Weights, compile_ahead
 from .folding import inference_module
@@ -263,7 +263,7 @@ class VideoClassifier:
         """
         num_frames, rate = self.model.config.num_frames, self._rate
         if seconds is not None:
-            rate = seconds * 30 / num_frames
+            rate = seconds * REFERENCE_FPS / num_frames
         if rate is None:
             raise VideoError("the length of the training's clips is not known: give the seconds of a window.")
         plan = SlidingWindows(num_frames, rate, overlap)

@@ -93,7 +93,7 @@ class VideoProcessor:
 
     def __call__(
         self, videos: Clip | Sequence[Clip] | UInt8[np.ndarray, "b t h w 3"]
-    ) -> Float32[np.ndarray, "b t h w 3"]:
+    ) -> Float32[np.ndarray, "b t rows columns 3"]:
         """Turn clips into what the model takes.
 
         Args:
@@ -112,7 +112,7 @@ class VideoProcessor:
             raise VideoError(f"The clips of a batch must have one shape, but they have {shapes or 'none'}.")
         return self.rescale_and_normalize(np.stack(clips))
 
-    def resize_and_crop(self, clip: Clip) -> UInt8[np.ndarray, "t h w 3"]:
+    def resize_and_crop(self, clip: Clip) -> UInt8[np.ndarray, "t rows columns 3"]:
         """Do the geometric half: frames of the model's size and channel order, still of 0 to 255.
 
         Args:
@@ -145,7 +145,7 @@ class VideoProcessor:
             values[..., channel] = table[:, channel][frames[..., channel]]
         return values
 
-    def _resize(self, frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    def _resize(self, frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "rows columns 3"]:
         if not self.do_resize:
             return frame
         height, width = frame.shape[:2]
@@ -157,7 +157,7 @@ class VideoProcessor:
             height, width = self.size, int(self.size * width / height)
         return np.asarray(Image.fromarray(frame).resize((width, height), self.resample))
 
-    def _crop(self, frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    def _crop(self, frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "rows columns 3"]:
         if not self.do_center_crop:
             return frame
         cut = np.zeros((*cast(tuple[int, int], self.crop_size), 3), np.uint8)
