@@ -1,4 +1,4 @@
-"""The `timesformer` command, and how all commands end: one sentence for an error, an exit code."""
+"""The `timesformer` command, and how all commands end: with one sentence for an error, and an exit code."""
 
 import atexit
 import contextlib
@@ -84,7 +84,7 @@ def run_command(command: Callable[[], int], *, cache: bool = True, cache_directo
     Args:
         command: returns the exit code.
         cache: whether compiled programs are kept for the next run.
-        cache_directory: where; in the user's cache directory when not given.
+        cache_directory: where they are kept; the user's cache directory when not given.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax: its progress, and what it raises, too
@@ -116,7 +116,7 @@ def run_command(command: Callable[[], int], *, cache: bool = True, cache_directo
 
 @functools.cache
 def hush_foreign_threads() -> None:
-    """Keeps quiet what threads that are not Python's raise: TensorStore's do, and Orbax raises it besides."""
+    """Silences errors in threads that are not Python's: those of TensorStore, which Orbax raises, too."""
     report = sys.unraisablehook
 
     def report_others(unraisable: Any) -> None:
@@ -128,7 +128,7 @@ def hush_foreign_threads() -> None:
 
 
 def refuse_urls(command: Any) -> None:
-    """Keeps gs://bucket/run from becoming a folder called "gs:" here.
+    """Refuses gs://bucket/run, which would become a folder called "gs:" here.
 
     Raises:
         ConfigError: an option that is a path on this machine was given a URL.
@@ -144,7 +144,7 @@ def refuse_urls(command: Any) -> None:
 
 
 def _marks(name: str) -> tuple[Any, ...]:
-    """How tyro is to read a command. Only a recipe has options that None can be told against another default."""
+    """Settings of tyro for a command. In a recipe alone, None is a value for options that have another default."""
     return tyro.conf.subcommand(name), *(() if name == "train" else (tyro.conf.DisallowNone,))
 
 
@@ -158,7 +158,7 @@ else:  # tyro reads it: one of the classes, chosen by its name
 class Timesformer:
     """TimeSformer video classification in JAX.
 
-    `timesformer COMMAND --help` tells the options of a command, `timesformer --version` what is installed.
+    `timesformer COMMAND --help` lists the options of a command, `timesformer --version` what is installed.
 
     Attributes:
         command: what to do.
@@ -179,7 +179,7 @@ def _versions() -> str:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Entry point of the `timesformer` command."""
+    """Runs the `timesformer` command."""
     if list(sys.argv[1:] if args is None else args) == ["--version"]:
         with end_quietly_without_reader():
             print(_versions())

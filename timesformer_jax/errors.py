@@ -1,4 +1,4 @@
-"""What a person can put right: one clear sentence each, saying what was wrong, where, and what to do."""
+"""Errors that a person can put right: the message says in one sentence what was wrong, where, and what to do."""
 
 
 class TimesformerError(ValueError):

@@ -18,9 +18,9 @@ class Export:
     Attributes:
         checkpoint: a converted or Transformers directory, a weights file, or a Hub id.
         destination: the directory to make.
-        platforms: that it shall run on.
-        dtype: of the computation.
-        weights: int8 keeps them in a quarter of float32's memory.
+        platforms: those that it shall run on.
+        dtype: type of the computation.
+        weights: type of the stored weights; int8 takes a quarter of float32's memory.
         overwrite: replace an earlier export.
         loading: how the checkpoint is loaded.
     """
