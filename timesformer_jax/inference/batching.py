@@ -131,7 +131,7 @@ def _quietly(task: Callable[[], object]) -> Callable[[], None]:
 
 @functools.cache
 def compiled_forward() -> Any:
-    """Gives `compute_logits` under `jax.jit`, shared by equal models; on import it would already ask for the devices."""
+    """Gives `compute_logits` under `jax.jit`, shared by equal models; importing this must not start the devices."""
     return jax.jit(compute_logits, static_argnums=0, compiler_options=compiler_options())
 
 
