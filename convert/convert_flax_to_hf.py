@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from timesformer_jax.cli import run_command
+from timesformer_jax.cli import parse, run_command
 from timesformer_jax.commands.options import Flag, Loading
 
 
@@ -53,4 +53,4 @@ class Arguments:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(tyro.cli(Arguments, prog="convert_flax_to_hf", config=(tyro.conf.DisallowNone,)).run))
+    sys.exit(run_command(parse(Arguments, "convert_flax_to_hf", tyro.conf.DisallowNone).run))

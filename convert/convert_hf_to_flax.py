@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from timesformer_jax.cli import run_command
+from timesformer_jax.cli import parse, run_command
 from timesformer_jax.commands.options import Flag, Loading
 
 
@@ -53,4 +53,4 @@ class Arguments:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(tyro.cli(Arguments, prog="convert_hf_to_flax", config=(tyro.conf.DisallowNone,)).run))
+    sys.exit(run_command(parse(Arguments, "convert_hf_to_flax", tyro.conf.DisallowNone).run))

@@ -1,6 +1,7 @@
 """The `timesformer` command: tables for people, JSON for programs, one sentence and an exit code for errors."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -176,6 +177,34 @@ def test_the_readmes_first_command(tmp_path: Path) -> None:
     assert "the middle 8 x 32 frames" in result.stderr
     again = subprocess.run([timesformer, "sample", "try"], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (again.returncode, "exists already" in again.stderr) == (2, True)
+
+
+SCRIPTS = Path(__file__).parents[1] / "convert"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-m", "timesformer_jax.cli", "classify", "--help"],
+        ["-m", "timesformer_jax.cli", "--version"],
+        ["-m", "timesformer_jax.cli", "inspect", "MODEL"],
+        [str(SCRIPTS / "convert_hf_to_flax.py"), "--help"],
+    ],
+    ids=["help", "version", "inspect", "convert"],
+)
+def test_a_reader_that_has_enough_ends_a_command_quietly(arguments: list[str], unbuffered: str, model: Path) -> None:
+    """`timesformer classify --help | head -2`, for one."""
+    command = [sys.executable, *(str(model) if argument == "MODEL" else argument for argument in arguments)]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert (process.returncode, said) == (0, "")
 
 
 def test_what_foreign_threads_raise_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:

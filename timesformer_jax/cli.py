@@ -1,6 +1,7 @@
-"""The `timesformer` command, and how all commands end: one sentence for an error, an exit code."""
+"""The `timesformer` command, and how all commands end: with one sentence for an error, and an exit code."""
 
 import atexit
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -11,10 +12,10 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union
 
 import tyro
 
@@ -55,13 +56,35 @@ COMMANDS: dict[str, Any] = {
 }
 
 
+Options = TypeVar("Options")
+
+
+def parse(options: type[Options], prog: str, *config: Any, args: Sequence[str] | None = None) -> Options:
+    """Reads a command line as tyro does, which prints the help and ends the process where that is asked for."""
+    with end_quietly_without_reader():
+        return tyro.cli(options, args=args, prog=prog, config=config)
+
+
+@contextlib.contextmanager
+def end_quietly_without_reader() -> Generator[None]:
+    """Ends the process with 0 and without a word when whoever reads its output, `head` for one, has enough."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes at its end
+        sys.exit(0)
+
+
 def run_command(command: Callable[[], int], *, cache: bool = True, cache_directory: Path | None = None) -> int:
     """Runs a command: whatever a person can put right ends in one sentence on standard error, and an exit code.
 
     Args:
         command: returns the exit code.
         cache: whether compiled programs are kept for the next run.
-        cache_directory: where; in the user's cache directory when not given.
+        cache_directory: where they are kept; the user's cache directory when not given.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax: its progress, and what it raises, too
@@ -71,29 +94,29 @@ def run_command(command: Callable[[], int], *, cache: bool = True, cache_directo
     hush_foreign_threads()
     atexit.register(gc.freeze)  # nothing is searched for garbage when the process ends anyway
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
-    try:
-        return command()
-    except TimesformerError as error:
-        say(f"error: {error}")
-        return 2
-    except (VerificationError, TrainingError) as error:
-        say(f"error: {error}")
-    except BrokenPipeError:  # whoever read the output, `head` for one, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        say(f"error: {error.filename or 'a file'}: {error.strerror or error}.")
-    except MemoryError:
-        say("error: there is not enough memory.")
-    except KeyboardInterrupt:
-        say("interrupted")
-        return 130
+    with end_quietly_without_reader():
+        try:
+            return command()
+        except TimesformerError as error:
+            say(f"error: {error}")
+            return 2
+        except (VerificationError, TrainingError) as error:
+            say(f"error: {error}")
+        except BrokenPipeError:  # an OSError, too
+            raise
+        except OSError as error:
+            say(f"error: {error.filename or 'a file'}: {error.strerror or error}.")
+        except MemoryError:
+            say("error: there is not enough memory.")
+        except KeyboardInterrupt:
+            say("interrupted")
+            return 130
     return 1
 
 
 @functools.cache
 def hush_foreign_threads() -> None:
-    """Keeps quiet what threads that are not Python's raise: TensorStore's do, and Orbax raises it besides."""
+    """Silences errors in threads that are not Python's: those of TensorStore, which Orbax raises, too."""
     report = sys.unraisablehook
 
     def report_others(unraisable: Any) -> None:
@@ -105,7 +128,7 @@ def hush_foreign_threads() -> None:
 
 
 def refuse_urls(command: Any) -> None:
-    """Keeps gs://bucket/run from becoming a folder called "gs:" here.
+    """Refuses gs://bucket/run, which would become a folder called "gs:" here.
 
     Raises:
         ConfigError: an option that is a path on this machine was given a URL.
@@ -121,7 +144,7 @@ def refuse_urls(command: Any) -> None:
 
 
 def _marks(name: str) -> tuple[Any, ...]:
-    """How tyro is to read a command. Only a recipe has options that None can be told against another default."""
+    """Settings of tyro for a command. In a recipe alone, None is a value for options that have another default."""
     return tyro.conf.subcommand(name), *(() if name == "train" else (tyro.conf.DisallowNone,))
 
 
@@ -135,7 +158,7 @@ else:  # tyro reads it: one of the classes, chosen by its name
 class Timesformer:
     """TimeSformer video classification in JAX.
 
-    `timesformer COMMAND --help` tells the options of a command, `timesformer --version` what is installed.
+    `timesformer COMMAND --help` lists the options of a command, `timesformer --version` what is installed.
 
     Attributes:
         command: what to do.
@@ -150,17 +173,18 @@ class Timesformer:
 
 
 def _versions() -> str:
-    """Of what a report of a problem should name."""
+    """The versions that a report of a problem should name."""
     names = ("timesformer-jax", "jax", "flax")
     return ", ".join([*(f"{name} {version(name)}" for name in names), f"Python {platform.python_version()}"])
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Entry point of the `timesformer` command."""
+    """Runs the `timesformer` command."""
     if list(sys.argv[1:] if args is None else args) == ["--version"]:
-        print(_versions())
+        with end_quietly_without_reader():
+            print(_versions())
         return 0
-    given = tyro.cli(Timesformer, args=args, prog="timesformer", config=(tyro.conf.CascadeSubcommandArgs,))
+    given = parse(Timesformer, "timesformer", tyro.conf.CascadeSubcommandArgs, args=args)
 
     def run() -> int:
         refuse_urls(given.command)

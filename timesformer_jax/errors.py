@@ -1,4 +1,4 @@
-"""What a person can put right: one clear sentence each, saying what was wrong, where, and what to do."""
+"""Errors that a person can put right: the message says in one sentence what was wrong, where, and what to do."""
 
 
 class TimesformerError(ValueError):
@@ -27,3 +27,8 @@ class DataError(TimesformerError):
 
 class TrainingError(Exception):
     """Training that can't go on, such as a loss that is not finite. The commands print the message and exit with 1."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

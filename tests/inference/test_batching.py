@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from videos import moving_pictures, write_video
 
 from timesformer_jax import VideoClassifier, VideoProcessor
 from timesformer_jax.errors import TimesformerError, VideoError
-from timesformer_jax.inference.batching import Forward, compile_ahead, compiled_forward
+from timesformer_jax.inference.batching import Forward, compile_ahead
 from timesformer_jax.inference.folding import fold_for_inference, inference_module
 from timesformer_jax.sharding import MeshConfig, make_mesh
 
@@ -28,18 +29,14 @@ def frames(count: int) -> np.ndarray:
     return np.random.default_rng(2).integers(0, 256, (count, *SHAPE), np.uint8)
 
 
-def compiled() -> int:
-    return compiled_forward()._cache_size()
-
-
-def test_any_number_of_clips_compiles_few_sizes() -> None:
+def test_any_number_of_clips_compiles_few_sizes(compilations: Callable[[], list[str]]) -> None:
     model, params = tiny_flax("space_only", dtype=jnp.float32, num_labels=5)
     forward = VideoClassifier.from_model(model, params, PROCESSOR, batch_size=4).forward
-    before, clips = compiled(), frames(11)
+    clips = frames(11)
     alone = np.concatenate([forward(clips[i : i + 1]) for i in range(11)])
     for count in (2, 3, 4, 5, 11):
         np.testing.assert_allclose(forward(clips[:count]), alone[:count], rtol=1e-4, atol=1e-5)
-    assert compiled() - before == 3  # batches of 1, 2 and 4
+    assert compilations().count("compute_logits") == 3  # batches of 1, 2 and 4
 
 
 def test_a_mesh_of_one_device_changes_nothing() -> None:
@@ -54,20 +51,29 @@ def test_a_mesh_of_one_device_changes_nothing() -> None:
     np.testing.assert_allclose(spread, alone, rtol=1e-5, atol=1e-6)  # float32
 
 
+def test_parameters_are_placed_on_a_mesh_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, params = tiny_flax("space_only", dtype=jnp.float32, num_hidden_layers=1)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    forward = VideoClassifier.from_model(model, params, PROCESSOR, mesh=mesh).forward
+    placed: list[Any] = []
+    device_put = jax.device_put
+    monkeypatch.setattr(jax, "device_put", lambda value, *where: placed.append(value) or device_put(value, *where))
+    for _ in range(3):
+        forward(frames(1))
+    assert [isinstance(value, dict) for value in placed] == [True, False, False, False]  # and the frames of each call
+
+
 @pytest.mark.parametrize("weights", ["float", "int8"])
-def test_what_is_compiled_ahead_is_what_runs(weights: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    logged: list[str] = []
-    monkeypatch.setattr("jax._src.interpreters.pxla.logger.log", lambda *arguments: logged.append(str(arguments[1:])))
+def test_what_is_compiled_ahead_is_what_runs(weights: Any, compilations: Callable[[], list[str]]) -> None:
 
     def compiles_when_called(num_labels: int, *, ahead: bool) -> bool:
         model, params = tiny_flax("space_only", dtype=jnp.float32, num_labels=num_labels, num_hidden_layers=1)
         if ahead:
             compile_ahead(inference_module(model, PROCESSOR), weights, SHAPE).join()
         forward = VideoClassifier.from_model(model, params, PROCESSOR, weights=weights, batch_size=1).forward
-        logged.clear()
-        with jax.log_compiles():
-            forward(frames(1))
-        return any("compute_logits" in line for line in logged)
+        compilations()
+        forward(frames(1))
+        return "compute_logits" in compilations()
 
     assert compiles_when_called(11, ahead=False)
     assert not compiles_when_called(12, ahead=True)

@@ -1,6 +1,7 @@
 """Matrix products: on a CPU of two matrices, elsewhere as they are written; never merged axes that are spread."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,17 +33,11 @@ def devices(platform: str, **sizes: int) -> Iterator[None]:
         yield
 
 
-def products_of(*shapes: tuple[int, ...], dimension_numbers: Any = CONTRACTED) -> list[tuple[int, ...]]:
-    """The shapes of what the products in a program give."""
+def products_of(*shapes: tuple[int, ...]) -> list[str]:
+    """The shapes of the products that the compiler is given, such as "30x42"."""
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    traced = jax.make_jaxpr(lambda tokens, kernel: matrix_product(tokens, kernel, dimension_numbers))(*arrays)
-    inner = [traced.jaxpr, *(equation.params["jaxpr"].jaxpr for equation in traced.eqns if "jaxpr" in equation.params)]
-    return [
-        equation.outvars[0].aval.shape
-        for jaxpr in inner
-        for equation in jaxpr.eqns
-        if equation.primitive.name == "dot_general"
-    ]
+    lowered = jax.jit(lambda tokens, kernel: matrix_product(tokens, kernel, CONTRACTED)).lower(*arrays)
+    return re.findall(r"stablehlo\.dot_general .*-> tensor<([0-9x]+)xf32>", lowered.as_text())
 
 
 @pytest.mark.usefixtures("x64")
@@ -59,19 +54,19 @@ def test_the_product_is_that_of_dot_general(empty: bool) -> None:
 
 def test_only_a_cpu_gets_products_of_two_matrices() -> None:
     assert on_cpu()
-    assert products_of(TOKENS, KERNEL) == [(30, 42)]
+    assert products_of(TOKENS, KERNEL) == ["30x42"]
     with devices("tpu"):
         assert not on_cpu()
-        assert products_of(TOKENS, KERNEL) == [(2, 3, 5, 3, 2, 7)]
+        assert products_of(TOKENS, KERNEL) == ["2x3x5x3x2x7"]
     with devices("cpu", data=2):
         assert on_cpu()
-        assert products_of(TOKENS, KERNEL) == [(30, 42)]
+        assert products_of(TOKENS, KERNEL) == ["30x42"]
 
 
 @pytest.mark.parametrize("axis", ["tensor", "frames"])
 def test_axes_that_are_spread_are_not_merged(axis: str) -> None:
     with devices("cpu", **{axis: 2}):
-        assert products_of(TOKENS, KERNEL) == [(2, 3, 5, 3, 2, 7)]
+        assert products_of(TOKENS, KERNEL) == ["2x3x5x3x2x7"]
 
 
 def test_a_cpu_takes_blocks_of_attention_sooner() -> None:
@@ -109,13 +104,15 @@ def divided(**config: Any) -> tuple[Any, Any]:
     return tiny_flax("divided_space_time", **{"drop_path_rate": 0.5} | config)
 
 
-def dense_products(model: Any, params: Any, *, train: bool = True) -> int:
-    """How many products with the square of the width there are in a layer: time's two projections and space's one."""
+def operations(model: Any, params: Any, *, train: bool = True) -> float:
+    """How many floating-point operations a forward pass takes."""
 
     def forward(params: Any) -> Any:
         return model.apply({"params": params}, clips(), train=train, rngs={"dropout": jax.random.key(0)}).logits
 
-    return str(jax.make_jaxpr(forward)(params)).count("f64[48,24] = dot_general")
+    costs = jax.jit(forward).lower(params).cost_analysis()
+    assert costs is not None
+    return costs["flops"]
 
 
 @pytest.mark.usefixtures("x64")
@@ -138,8 +135,8 @@ def test_merged_projections_are_the_two_after_each_other(remat: Any, monkeypatch
 
 @pytest.mark.usefixtures("x64")
 def test_projections_are_merged_where_that_saves_work() -> None:
-    apart = dense_products(*divided(), train=False)
-    assert dense_products(*divided()) == apart - 1
-    assert dense_products(*divided(hidden_dropout_prob=0.1)) == apart  # which acts between the two
+    apart = operations(*divided(), train=False)
+    assert operations(*divided()) < 0.98 * apart
+    assert operations(*divided(hidden_dropout_prob=0.1)) > apart  # which acts between the two
     with devices("cpu", data=2):  # 24 tokens on each, as many as they are wide
-        assert dense_products(*divided()) == apart
+        assert operations(*divided()) > apart

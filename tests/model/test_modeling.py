@@ -314,9 +314,9 @@ class TestNumbers:
     def test_precision_reaches_every_product(self, divided):
         model, params, pixel_values = divided
         model = model.clone(precision="highest")
-        flags = {"output_attentions": True}
-        jaxpr = str(jax.make_jaxpr(lambda: model.apply({"params": params}, pixel_values, **flags))())
-        assert jaxpr.count("dot_general") == jaxpr.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") > 10
+        apply = jax.jit(lambda: model.apply({"params": params}, pixel_values, output_attentions=True))
+        lowered = apply.lower().as_text()
+        assert lowered.count("dot_general") == lowered.count("precision = [HIGHEST, HIGHEST]") > 10
 
     @pytest.mark.slow
     @pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
@@ -381,8 +381,8 @@ class TestLogicalAxes:
         mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
 
         def constraints() -> int:
-            traced = jax.make_jaxpr(lambda: model.apply({"params": params}, pixel_values))()
-            return str(traced).count("sharding_constraint[")
+            lowered = jax.jit(lambda: model.apply({"params": params}, pixel_values)).lower()
+            return lowered.as_text().count("sdy.sharding_constraint")
 
         assert constraints() == 0, "without rules there is nothing to apply"
         with jax.set_mesh(mesh), nn.logical_axis_rules(self.RULES):

@@ -1,4 +1,4 @@
-"""Reading ahead: in order, bounded, and errors where they belong."""
+"""Prefetching: in order, bounded, and errors where they belong."""
 
 import itertools
 import threading
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from timesformer_jax.support.prefetch import batched, read_ahead, step_ahead
+from timesformer_jax.support.prefetch import batched, prefetch, prefetch_map
 
 
 def test_results_come_in_order_whatever_finishes_first() -> None:
@@ -18,7 +18,7 @@ def test_results_come_in_order_whatever_finishes_first() -> None:
         second_done.set()
         return item * item
 
-    assert list(read_ahead(range(6), read, workers=2, most=2)) == [(i, i * i) for i in range(6)]
+    assert list(prefetch_map(range(6), read, workers=2, most=2)) == [(i, i * i) for i in range(6)]
 
 
 def test_no_more_are_asked_for_than_allowed() -> None:
@@ -29,7 +29,7 @@ def test_no_more_are_asked_for_than_allowed() -> None:
             asked.append(i)
             yield i
 
-    results = read_ahead(items(), lambda item: item, workers=2, most=3)
+    results = prefetch_map(items(), lambda item: item, workers=2, most=3)
     for done in range(1, 20):
         next(results)
         assert len(asked) <= done + 2
@@ -42,13 +42,13 @@ def test_what_reading_raises_is_raised_in_its_place() -> None:
             raise KeyError(item)
         return item
 
-    results = read_ahead(range(5), read, workers=2, most=4)
+    results = prefetch_map(range(5), read, workers=2, most=4)
     assert [next(results), next(results)] == [(0, 0), (1, 1)]
     with pytest.raises(KeyError):
         next(results)
 
 
-def test_one_step_ahead() -> None:
+def test_the_next_item_is_made_while_one_is_worked_on() -> None:
     made: list[int] = []
     waiting = threading.Event()
 
@@ -59,7 +59,7 @@ def test_one_step_ahead() -> None:
                 waiting.set()
             yield i
 
-    steps = step_ahead(items())
+    steps = prefetch(items())
     assert next(steps) == 0
     assert waiting.wait(20), "the next item is made while this one is worked on"
     assert list(steps) == [1, 2, 3]

@@ -21,7 +21,7 @@ import jax
 
 from ..data.config import Views
 from ..data.motion import OPPOSITE, within_pairs
-from ..errors import TimesformerError, TrainingError
+from ..errors import TimesformerError, TrainingError, first_line
 from ..evaluation.evaluate import evaluate
 from ..support.dtypes import enable_x64
 from ..training.loop import train
@@ -70,7 +70,7 @@ def compute(case: Case) -> Answer:
     except OSError as error:
         return Answer(error=f"{error.filename or 'a file'}: {error.strerror or error}.")
     except jax.errors.JaxRuntimeError as error:  # such as RESOURCE_EXHAUSTED, of an accelerator
-        return Answer(error=str(error).strip().splitlines()[0])
+        return Answer(error=first_line(error))
 
 
 def train_and_evaluate(recipe: TrainConfig, run: Path, views: Views) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 from ..video.processor_files import IMAGE_FILE, VIDEO_FILE
 from .huggingface import WEIGHTS_FILES
 from .tensors import shard_names
@@ -210,4 +210,4 @@ def _reason(error: BaseException) -> str:
         if isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError):
             break
         error = deeper
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+    return first_line(error).rstrip(".:")

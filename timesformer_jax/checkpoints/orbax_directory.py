@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from ..config import TimesformerConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 from ..parameters import BACKBONE
 from ..support.files import read_json
 from .mapping import Params, get_leaf, mapping_table, set_leaf
@@ -55,7 +55,7 @@ def save_params(directory: Path, params: Mapping[str, Any]) -> None:
             checkpointer.save(path, args=ocp.args.PyTreeSave(tree))
     except Exception as error:
         _remove_for_good(path)
-        raise OSError(errno.EIO, f"can't be written ({_reason(error)})", str(path)) from error
+        raise OSError(errno.EIO, f"can't be written ({first_line(error)})", str(path)) from error
 
 
 def _remove_for_good(path: Path) -> None:
@@ -213,8 +213,4 @@ def _naming(path: Path) -> Generator[None]:
     except CheckpointError:
         raise
     except Exception as error:  # noqa: BLE001
-        raise CheckpointError(f"{path} is not a readable Orbax checkpoint ({_reason(error)}).") from None
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} is not a readable Orbax checkpoint ({first_line(error)}).") from None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import TimesformerConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 from ..video.processing import VideoProcessor
 from .huggingface import torch_model
 from .names import config_from_shapes, renamed, to_original, with_head_names
@@ -78,8 +78,7 @@ class _Settings:
             # The safe loader makes plain values alone, whatever the text says.
             self.values = yaml.safe_load(text) if isinstance(text, str) else None
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(f"{path}: its cfg is no YAML ({reason}).") from None
+            raise CheckpointError(f"{path}: its cfg is no YAML ({first_line(error)}).") from None
         if not isinstance(self.values, dict):
             raise CheckpointError(f"{path}: its cfg holds no settings but {type(text).__name__}.")
 

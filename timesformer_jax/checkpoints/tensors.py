@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 from ..support.files import is_lfs_pointer, read_json
 from .mapping import flat_names
 from .signatures import kind_of_file, may_be_pickle
@@ -276,9 +276,8 @@ def _naming(path: Path) -> Generator[None]:
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error.strerror or error}.") from None
     except Exception as error:  # noqa: BLE001  torch.load raises nearly anything on a damaged or hostile file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         kind = kind_of_file(path)
-        raise CheckpointError(f"{path} can't be loaded as tensors alone ({kind}: {reason}).") from None
+        raise CheckpointError(f"{path} can't be loaded as tensors alone ({kind}: {first_line(error)}).") from None
 
 
 def _listed(names: list[str], most: int = 8) -> str:

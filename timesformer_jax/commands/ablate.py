@@ -9,8 +9,7 @@ import tyro
 from ..ablation.variants import SetName, variants_of
 from ..data.config import Views
 from ..data.motion import MotionTask
-from ..support.progress import say
-from ..support.progress import step as shown_step
+from ..support.progress import say, show_progress
 from ..training.recipe import RECIPES, TrainConfig
 from ..training.stopping import StopRequest
 
@@ -71,7 +70,7 @@ class Ablate:
             results = ablate(ablation, stop=stop)
         if results is None:
             return 0
-        with shown_step("writing the report"):
+        with show_progress("writing the report"):
             from ..ablation.report import write_report
 
             report = write_report(ablation, results)

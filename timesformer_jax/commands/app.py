@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from ..support.progress import say, step
+from ..support.progress import say, show_progress
 from .options import Loading
 
 
@@ -33,9 +33,9 @@ class App:
         from ..demo.app import import_gradio, listen, serve
 
         with listen(self.host, self.port) as listening:  # first of all: what is loaded next takes its time
-            with step("loading Gradio"):
+            with show_progress("loading Gradio"):
                 import_gradio()
-            with step(f"loading {self.model}"):
+            with show_progress(f"loading {self.model}"):
                 from ..demo.explainer import Explainer
 
                 explainer = Explainer.load(self.model, **self.loading.options())

@@ -35,8 +35,8 @@ class Classify:
         windows: slide over each whole video: classes for every window, and of the mean of their logits.
         overlap: share of a window that the next one covers again.
         seconds: length of a window; that of the training's clips when not given.
-        dtype: of the computation.
-        weights: int8 keeps them in a quarter of float32's memory.
+        dtype: type of the computation.
+        weights: type of the stored weights; int8 takes a quarter of float32's memory.
         batch_size: clips on the devices together; 1 on a CPU and 8 elsewhere for each device when not given.
         json: print one line of JSON for each video instead of a table.
         mesh: how the devices share the work.
@@ -87,14 +87,14 @@ class Classify:
             if value is not None and value < 1:
                 raise TimesformerError(f"--{name.replace('_', '-')} must be 1 or more, not {value}.")
         if self.windows and self.clips > 1:
-            raise TimesformerError("--windows looks at the whole video; leave --clips away.")
+            raise TimesformerError("--windows covers the whole video; leave --clips away.")
         if not self.windows and (self.overlap is not None or self.seconds is not None):
             raise TimesformerError("--overlap and --seconds are for --windows.")
 
     def _answer(self, classify: "VideoClassifier") -> int:
         """Prints an answer for each video; returns how many could not be read."""
         where = classify.sampling if self.clips == 1 else f"{self.clips} clips spread over each video"
-        say(f"looking at {where}")
+        say(f"classifying {where}")
         failures = 0
         with contextlib.ExitStack() as stack:
             count = stack.enter_context(counter(len(self.videos), "classifying")) if len(self.videos) > 1 else None
@@ -145,7 +145,7 @@ class Classify:
 
 
 def _counting(description: str, stack: contextlib.ExitStack) -> Callable[[int, int], None]:
-    """A function of (done, total) that shows a bar from its first call until the stack is closed."""
+    """Gives a function of (done, total) that shows a bar from its first call until the stack is closed."""
     counts: list[Callable[[int], None]] = []
     before = 0
 

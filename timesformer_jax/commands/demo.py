@@ -6,7 +6,7 @@ from pathlib import Path
 import tyro
 
 from ..config import AttentionType
-from ..support.progress import say, step
+from ..support.progress import say, show_progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Demo:
 
     def run(self) -> int:
         """Runs the demo, and says where its files are."""
-        with step("starting"):
+        with show_progress("starting"):
             from ..demo.run import run_demo
 
         result = run_demo(

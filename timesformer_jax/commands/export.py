@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ..inference.batching import Weights
-from ..support.progress import say, step
+from ..support.progress import say, show_progress
 from .options import Flag, Loading
 
 
@@ -18,9 +18,9 @@ class Export:
     Attributes:
         checkpoint: a converted or Transformers directory, a weights file, or a Hub id.
         destination: the directory to make.
-        platforms: that it shall run on.
-        dtype: of the computation.
-        weights: int8 keeps them in a quarter of float32's memory.
+        platforms: those that it shall run on.
+        dtype: type of the computation.
+        weights: type of the stored weights; int8 takes a quarter of float32's memory.
         overwrite: replace an earlier export.
         loading: how the checkpoint is loaded.
     """
@@ -38,11 +38,11 @@ class Export:
         from ..inference.classifier import VideoClassifier
         from ..inference.export import SCRIPT, export_classifier
 
-        with step(f"loading {self.checkpoint}"):
+        with show_progress(f"loading {self.checkpoint}"):
             classify = VideoClassifier.from_pretrained(
                 self.checkpoint, dtype=self.dtype, weights=self.weights, **self.loading.options()
             )
-        with step(f"exporting for {', '.join(self.platforms)}"):
+        with show_progress(f"exporting for {', '.join(self.platforms)}"):
             size = export_classifier(classify, self.destination, platforms=self.platforms, overwrite=self.overwrite)
         say(f"the function takes {size / 1e6:.1f} MB beside the weights; try it on a numpy file of uint8 clips with")
         print(f"python {self.destination / SCRIPT} clips.npy")

@@ -9,7 +9,7 @@ import tyro
 
 from ..errors import TimesformerError, VideoError
 from ..support.dtypes import DTypeName, enable_x64
-from ..support.progress import counter, say, step
+from ..support.progress import counter, say, show_progress
 from .options import Flag, Loading
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Features:
         if not videos:
             raise VideoError("no video is given; name at least one file or directory of pictures.")
         enable_x64(self.dtype)
-        with step(f"loading {self.model}"):
+        with show_progress(f"loading {self.model}"):
             from ..interpret.features import unfinished
             from ..interpret.video_encoder import VideoEncoder
 

@@ -29,7 +29,7 @@ class Hub:
     offline: Flag = False
 
     def options(self) -> Any:
-        """For the checkpoints' loader."""
+        """Gives the options of the checkpoints' loader."""
         from ..checkpoints.hub import HubOptions
 
         return HubOptions(self.revision, self.token, self.cache_dir, self.offline)
@@ -37,16 +37,16 @@ class Hub:
 
 @dataclasses.dataclass(frozen=True)
 class ConfigChanges:
-    """Fields of the configuration to change, or to tell where a checkpoint does not.
+    """Fields of the configuration to change, or to give where a checkpoint does not tell them.
 
     Attributes:
         attention_type: scheme of attention.
-        attention_order: of the steps of divided attention.
-        position_embedding_type: what is added to patches.
-        num_frames: time embeddings are resized.
+        attention_order: order of the steps of divided attention.
+        position_embedding_type: which embeddings are added to patches.
+        num_frames: frames of a clip; time embeddings are resized.
         image_size: pixels; position embeddings are resized.
-        num_labels: a new classifier where it is another number.
-        num_attention_heads: of an original checkpoint whose heads are not 64 wide.
+        num_labels: classes; the classifier is new where it is another number.
+        num_attention_heads: heads of an original checkpoint that are not 64 wide.
         sampling_rate: source frames between sampled ones, at 30 frames per second.
     """
 
@@ -66,11 +66,11 @@ class Loading:
 
     Attributes:
         labels: a file of label names, one a line or JSON, for a checkpoint that has none.
-        channel_order: of the frames that an original checkpoint was trained on, where it does not tell.
+        channel_order: order in the frames that an original checkpoint was trained on, where it does not tell.
         resize: how position embeddings are resized; bicubic for a ViT and nearest for a TimeSformer when not given.
         patch_order: how patches were flattened for a ViT whose patch embedding is a linear layer.
-        training_weights: of a training run: the moving average or the parameters of the last step; the average where
-            there is one when not given.
+        training_weights: which weights of a training run: the moving average or the parameters of the last step; the
+            average where there is one when not given.
         config: fields of the configuration to change.
         hub: how to reach the Hugging Face Hub.
     """
@@ -84,7 +84,7 @@ class Loading:
     hub: Hub = dataclasses.field(default_factory=Hub)
 
     def options(self) -> dict[str, Any]:
-        """Arguments of `load_checkpoint`."""
+        """Gives the arguments of `load_checkpoint`."""
         fields = {name: value for name, value in dataclasses.asdict(self.config).items() if value is not None}
         names = ("labels", "channel_order", "resize", "patch_order", "training_weights")
         own = {name: getattr(self, name) for name in names}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from ..support.progress import say, step
+from ..support.progress import say, show_progress
 from .options import Flag
 
 
@@ -29,7 +29,7 @@ class Sample:
         """Writes both, and prints the command that uses them."""
         from ..demo.sample import write_sample
 
-        with step(f"making a checkpoint with random weights and a video in {self.directory}"):
+        with show_progress(f"making a checkpoint with random weights and a video in {self.directory}"):
             checkpoint, video = write_sample(self.directory, self.preset, seed=self.seed, overwrite=self.overwrite)
         say("The weights are random: the labels mean nothing, but are those that PyTorch would give. Try")
         print(f"timesformer classify {video} --model {checkpoint}")

@@ -10,7 +10,7 @@ import tyro
 from ..errors import TimesformerError
 from ..interpret.choices import METHODS, Method
 from ..support.dtypes import DTypeName, enable_x64
-from ..support.progress import say, step
+from ..support.progress import say, show_progress
 from .options import Loading
 
 
@@ -51,7 +51,7 @@ class Visualize:
     def run(self) -> int:
         """Writes `METHOD.png`, `METHOD.gif` where frames move, and all numbers to `arrays.npz`."""
         enable_x64(self.dtype)
-        with step(f"loading {self.model}"):
+        with show_progress(f"loading {self.model}"):
             from ..interpret.video_encoder import VideoEncoder
 
             encoder = VideoEncoder.from_pretrained(
@@ -61,7 +61,7 @@ class Visualize:
         frames = encoder.read(self.video)
         self._require_choices(encoder.model.config, frames.shape[1:3])
         target = _class_index(encoder.model.config, self.target) if "relevance" in methods else None
-        with step("looking"):
+        with show_progress("looking"):
             from ..interpret.choices import Choices
             from ..interpret.pictures import draw
 

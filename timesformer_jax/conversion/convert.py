@@ -21,7 +21,7 @@ from ..errors import CheckpointError
 from ..model.modeling import TimesformerForVideoClassification, TimesformerModel
 from ..parameters import BACKBONE
 from ..support.files import write_atomically
-from ..support.progress import say, step
+from ..support.progress import say, show_progress
 from ..video.processing import VideoProcessor
 from ..video.reading import Video, read_clip
 from .verify import Difference, print_differences, random_clip, require_explained, require_reference, verify
@@ -131,7 +131,7 @@ def _convert(
     opened = open_checkpoint(source, **options)
     if check or to_transformers:
         require_known(opened.config)
-    with step(f"reading {source.weights}"):
+    with show_progress(f"reading {source.weights}"):
         checkpoint = opened.read()
     processor = processor_for(checkpoint)
     if checkpoint.processor is None and source.processor_file is None:
@@ -140,7 +140,7 @@ def _convert(
             f"(mean {processor.image_mean}, standard deviation {processor.image_std})."
         )
     with write_atomically(destination) as temporary:
-        with step(f"writing {destination}"):
+        with show_progress(f"writing {destination}"):
             save(_model(checkpoint), temporary, checkpoint.params, processor)
         if not check:
             return []
@@ -156,7 +156,7 @@ def _verify(
     source: Source, written: Path, adapted: bool, clip: Float[np.ndarray, "1 t h w c"], options: dict[str, Any]
 ) -> list[Difference]:
     """Compares PyTorch with Flax: one runs the source, the other what was written, read back from the disk."""
-    with step("running PyTorch and Flax on the same clip"):
+    with show_progress("running PyTorch and Flax on the same clip"):
         output = locate(written)
         if output.layout == "converted directory":
             if adapted:

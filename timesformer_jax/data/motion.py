@@ -24,6 +24,7 @@ from jaxtyping import Float32, Int, UInt8
 from ..errors import DataError
 from ..support.files import read_json, write_atomically
 from ..support.progress import counter
+from ..video.writing import write_video
 
 MotionKind = Literal["moving", "turning", "growing"]
 Split = Literal["train", "test"]
@@ -187,21 +188,8 @@ def _write_clip(directory: Path, task: MotionTask, seed: int, split: Split, numb
 
 def write_keyframes(path: Path, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
     """Writes H.264 of which every frame is coded by itself: frames in reverse order decode to the same pixels."""
-    import av
-    from av.video.reformatter import VideoReformatter
-
     options = {"preset": "ultrafast", "tune": "zerolatency", "qp": _QUANTIZER, "g": "1", "x264-params": "ipratio=1"}
-    to_yuv = VideoReformatter()
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=options)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
-        for number, frame in enumerate(frames):
-            picture = to_yuv.reformat(av.VideoFrame.from_ndarray(frame, format="rgb24"), format="yuv420p")
-            picture.pts = number
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
+    write_video(path, frames, FRAMES_PER_SECOND, options=options, threads=1)
 
 
 def _draw(task: MotionTask, name: str, rng: np.random.Generator) -> UInt8[np.ndarray, "t size size 3"]:

@@ -24,7 +24,7 @@ from ..inference.predictions import Prediction
 from ..interpret.figures import save_figure
 from ..interpret.video_encoder import VideoEncoder
 from ..support.files import read_lines
-from ..support.progress import say, step
+from ..support.progress import say, show_progress
 from ..training.loop import train
 from ..training.recipe import RECIPES, TrainConfig
 from ..training.run_directory import RunDirectory
@@ -132,7 +132,7 @@ def run_demo(
         batch_size=_EVALUATION_BATCH,
         output=directory / "evaluation",
     )
-    with step("explaining a video and writing the report"):
+    with show_progress("explaining a video and writing the report"):
         return _report(directory, evaluation, trained.export)
 
 

@@ -25,10 +25,9 @@ from ..data.sources import open_data
 from ..errors import ConfigError, DataError
 from ..model.modeling import TimesformerForVideoClassification
 from ..sharding import BatchPlace, MeshConfig, batch_share, make_mesh, shardings_of, use_mesh
-from ..support.display import Display
-from ..support.distributed import announce, from_first, is_first
-from ..support.distributed import step as shown_step
+from ..support.distributed import announce, announce_progress, from_first, is_first
 from ..support.dtypes import DTypeName, require_x64
+from ..support.progress import Display
 from ..video.processing import VideoProcessor
 from .metrics import Evaluation
 from .prediction import make_predict, predict_batch
@@ -69,7 +68,7 @@ def evaluate(
         raise DataError("there are no videos to evaluate on; give --data.validation.")
     require_x64(dtype)
     storage = np.dtype(np.float64 if dtype == "float64" else np.float32)
-    with shown_step(f"loading {source}"):
+    with announce_progress(f"loading {source}"):
         checkpoint = load_checkpoint(source, head=True, dtype=storage, **options)
     processor = processor_for(checkpoint)
     model, params = TimesformerForVideoClassification.from_checkpoint(checkpoint, dtype=jnp.dtype(dtype))

@@ -25,7 +25,7 @@ Clips = UInt8[np.ndarray, "b t h w 3"] | Float32[np.ndarray, "b t h w c"]
 
 
 class Forward:
-    """Clips to logits.
+    """Computes the logits of clips.
 
     Attributes:
         module: the folded model.
@@ -39,7 +39,7 @@ class Forward:
         batch_size: int | None = None,
         mesh: Mesh | None = None,
     ) -> None:
-        """Takes what `fold_for_inference` or `quantize` made, or the promise of it.
+        """Takes the parameters that `fold_for_inference` or `quantize` made, or a future that gives them.
 
         Args:
             module: the folded model.
@@ -56,17 +56,17 @@ class Forward:
         self.batch_size = on_each * self._places
         self._variables = variables
 
-    @property
+    @functools.cached_property
     def variables(self) -> Variables:
-        """The parameters, once they are there; raises what reading them raised."""
-        if isinstance(self._variables, Future):
-            self._variables = self._variables.result()
+        """The parameters on the devices, once they are read; raises what reading them raised."""
+        variables = self._variables.result() if isinstance(self._variables, Future) else self._variables
         if self._mesh is not None:
-            self._variables = jax.device_put(self._variables, shardings_of(self._variables, self._mesh))
-        return self._variables
+            variables = jax.device_put(variables, shardings_of(variables, self._mesh))
+        self._variables = variables  # the only reference: what was placed elsewhere can go
+        return variables
 
     def __call__(self, clips: Clips) -> Float[np.ndarray, "b labels"]:
-        """Logits of any number of clips, batch by batch; the last is padded to a size that is compiled."""
+        """Gives the logits of any number of clips, batch by batch; the last is padded to a size that is compiled."""
         variables, count = self.variables, len(clips)
         rows: list[Any] = []
         for start in range(0, count, self.batch_size):
@@ -99,7 +99,7 @@ def compile_ahead(
         with _on(mesh):
             forward.lower(module, variables, frames).compile()
 
-    # No daemon: Python's end in the middle of a compilation would abort the process.
+    # It is no daemon: if Python ended in the middle of a compilation, the process would abort.
     thread = threading.Thread(target=_quietly(compile), name="compile")
     thread.start()
     return thread
@@ -118,7 +118,7 @@ def _shape_on(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
 
 
 def _quietly(task: Callable[[], object]) -> Callable[[], None]:
-    """What fails here fails again, and is told, when the result is needed."""
+    """A task without its errors: what fails here fails again, and is reported, when the result is needed."""
 
     def run() -> None:
         try:
@@ -131,12 +131,12 @@ def _quietly(task: Callable[[], object]) -> Callable[[], None]:
 
 @functools.cache
 def compiled_forward() -> Any:
-    """`compute_logits` under `jax.jit`; equal models share it. Not made on import, which would ask for the devices."""
+    """Gives `compute_logits` under `jax.jit`, shared by equal models; importing this must not start the devices."""
     return jax.jit(compute_logits, static_argnums=0, compiler_options=compiler_options())
 
 
 def compute_logits(
     module: InferenceModel, variables: Variables, frames: Float[Array, "b t h w c"] | UInt8[Array, "b t h w c"]
 ) -> Float[Array, "b labels"]:
-    """Logits of a batch of clips."""
+    """Computes the logits of a batch of clips."""
     return apply(module, variables, frames)

@@ -21,18 +21,18 @@ from ..errors import VideoError
 from ..model.embeddings import check_pixel_values
 from ..model.modeling import TimesformerForVideoClassification
 from ..support.dtypes import require_x64
-from ..support.prefetch import batched, read_ahead, step_ahead
+from ..support.prefetch import batched, prefetch, prefetch_map
 from ..video.processing import VideoProcessor
 from ..video.reading import Video, read_by_rule, read_clip
+from ..video.sampling import REFERENCE_FPS, SlidingWindows, spread_clips
 from ..video.streaming import stream_clips
-from ..video.windows import Windows, spread_clips
 from .batching import Forward, Variables, Weights, compile_ahead
 from .folding import inference_module
 from .loading import clip_shape, folded_variables, in_background, processor_to_fold
 from .predictions import Answer, LongAnswer, Prediction, WindowAnswer, best_predictions
 
 WORKERS = 2
-"""Threads that read videos ahead. Decoding and resizing let go of Python's lock: two threads are twice as fast."""
+"""Threads that prefetch videos. Decoding and resizing release Python's lock: two threads are twice as fast."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class VideoClassifier:
     """Classifies videos: `classify("video.mp4")`.
 
     Attributes:
-        model: the Flax module. (Its parameters are folded into those of `forward`, see folding.py.)
+        model: the Flax module. (Its parameters are folded into those of `forward` by `folding`.)
         processor: how frames become pixel values.
         forward: from clips to logits.
     """
@@ -68,15 +68,15 @@ class VideoClassifier:
         """A classifier from a checkpoint, with the preprocessing that it was trained with.
 
         Args:
-            source: as for `TimesformerForVideoClassification.from_pretrained`, and so are the next three.
-            dtype: of the computation and, in the end, of the parameters.
-            param_dtype: that the parameters are rounded to when they are read; None keeps the file's own.
+            source: as for `TimesformerForVideoClassification.from_pretrained`, as are dtype, param_dtype and precision.
+            dtype: of the computation and of the parameters that are kept.
+            param_dtype: the parameters are rounded to it when they are read; None keeps the file's own.
             precision: of matrix products.
-            weights: "int8" keeps kernels in eight bits, see quantization.py.
+            weights: "int8" keeps kernels in eight bits (`quantization`).
             batch_size: clips on the devices together, at most; None is 1 on a CPU and 8 elsewhere, for each device.
             processor: instead of the checkpoint's own preprocessing; a checkpoint without any gets that of the
                 published TimeSformer models at the config's image size.
-            mesh: devices that share the work (see sharding.py); None is one.
+            mesh: devices that share the work (`sharding.make_mesh`); None is one device.
             hub: how to reach the Hub.
             wait: whether to wait for the weights; otherwise they are read, and the model compiled, while the caller
                 goes on, and the first use waits (and raises what they raise).
@@ -135,7 +135,7 @@ class VideoClassifier:
 
     @property
     def sampling(self) -> str:
-        """Which frames of a video are looked at, in words."""
+        """Says which frames of a video are used."""
         config = self.model.config
         match config.sampling_rate:
             case None:
@@ -151,7 +151,7 @@ class VideoClassifier:
         return None if isinstance(rate, str) else rate
 
     def read(self, video: Video) -> UInt8[np.ndarray, "t height width 3"]:
-        """The clip of a video that the model looks at, as `sampling` says.
+        """Reads the clip of a video that the model classifies, as `sampling` says.
 
         Raises:
             VideoError: the video can't be read.
@@ -159,7 +159,7 @@ class VideoClassifier:
         return read_clip(video, self.model.config.num_frames, sampling_rate=self._rate)
 
     def prepare(self, frames: UInt8[np.ndarray, "t h w 3"]) -> np.ndarray:
-        """What the forward pass takes of a clip: resized and cut uint8 frames (in float64, pixel values).
+        """Resizes and crops the uint8 frames of a clip for the forward pass (in float64, to pixel values).
 
         Raises:
             VideoError: the preprocessing gives the clip a size that patches don't divide.
@@ -171,7 +171,7 @@ class VideoClassifier:
         return frames
 
     def _read_clips(self, video: Video, clips: int) -> np.ndarray:
-        """The clips of a video, prepared, (clips, t, h, w, 3)."""
+        """Reads and prepares the clips of a video, (clips, t, h, w, 3)."""
         if clips == 1:
             return self.prepare(self.read(video))[None]
         rate, num_frames = self._rate, self.model.config.num_frames
@@ -184,7 +184,7 @@ class VideoClassifier:
         return np.stack([self.prepare(clip) for clip in several])
 
     def logits(self, videos: Video | Sequence[Video], *, clips: int = 1) -> Float[np.ndarray, "b labels"]:
-        """The model's output for videos, one row each.
+        """Gives the logits of videos, one row for each.
 
         Args:
             videos: as in a call.
@@ -210,7 +210,7 @@ class VideoClassifier:
     def __call__(
         self, videos: Video | Sequence[Video], *, top_k: int = 5, clips: int = 1
     ) -> list[Prediction] | list[list[Prediction]]:
-        """The likeliest classes of a video, best first; a list of them for each of several videos.
+        """Gives the likeliest classes of a video, best first; a list of them for each of several videos.
 
         Args:
             videos: a file, a directory of pictures or an array of frames; or several of these.
@@ -224,10 +224,10 @@ class VideoClassifier:
         return rows[0] if isinstance(videos, str | PathLike | np.ndarray) else rows
 
     def answers(self, videos: Iterable[Video], *, top_k: int = 5, clips: int = 1) -> Iterator[Answer]:
-        """Many videos, one after the other, in order: the next are read ahead while the device computes.
+        """Classifies many videos in order; the next ones are prefetched while the device computes.
 
         Args:
-            videos: any number of them; no more are asked for than are read ahead.
+            videos: any number of them; no more are asked for than are prefetched.
             top_k: as in a call.
             clips: as in a call.
 
@@ -249,7 +249,7 @@ class VideoClassifier:
         top_k: int = 5,
         progress: Callable[[int, int], None] | None = None,
     ) -> LongAnswer:
-        """Slides over a whole video, which is decoded once; only the windows in hand are in memory.
+        """Classifies sliding windows over a whole video, which is decoded once; only the windows in hand are in memory.
 
         Args:
             video: as in a call.
@@ -263,10 +263,10 @@ class VideoClassifier:
         """
         num_frames, rate = self.model.config.num_frames, self._rate
         if seconds is not None:
-            rate = seconds * 30 / num_frames
+            rate = seconds * REFERENCE_FPS / num_frames
         if rate is None:
             raise VideoError("the length of the training's clips is not known: give the seconds of a window.")
-        plan = Windows(num_frames, rate, overlap)
+        plan = SlidingWindows(num_frames, rate, overlap)
         lengths: list[tuple[int, float | None]] = []
 
         def rule(total: int, fps: float | None) -> np.ndarray:
@@ -277,7 +277,7 @@ class VideoClassifier:
             return self.prepare(frame[None])[0]
 
         rows: list[np.ndarray] = []
-        batches = step_ahead(batched(stream_clips(video, rule, prepare), self.forward.batch_size))
+        batches = prefetch(batched(stream_clips(video, rule, prepare), self.forward.batch_size))
         for batch in batches:
             rows += list(self.forward(np.stack(batch)))
             if progress is not None:
@@ -291,7 +291,7 @@ class VideoClassifier:
         return LongAnswer(best_predictions(np.mean(rows, axis=0), config, top_k), answers)
 
     def _each(self, videos: Iterable[Video], clips: int) -> Iterator[tuple[Video, np.ndarray | VideoError]]:
-        """Each video with its logits, or with what is wrong with it."""
+        """Yields each video with its logits, or with what is wrong with it."""
         if clips < 1:
             raise VideoError(f"{clips} clips of a video were asked for: ask for at least one.")
 
@@ -302,7 +302,7 @@ class VideoClassifier:
                 return error
 
         waiting: list[tuple[Video, np.ndarray | VideoError]] = []
-        for item in read_ahead(videos, read, WORKERS, most=2 * self.forward.batch_size):
+        for item in prefetch_map(videos, read, WORKERS, most=2 * self.forward.batch_size):
             waiting.append(item)
             if sum(isinstance(found, np.ndarray) for _, found in waiting) * clips >= self.forward.batch_size:
                 yield from self._compute(waiting)
@@ -312,7 +312,7 @@ class VideoClassifier:
     def _compute(
         self, read: Sequence[tuple[Video, np.ndarray | VideoError]]
     ) -> Iterator[tuple[Video, np.ndarray | VideoError]]:
-        """The mean logits of each video's clips; what has one size goes through the model together."""
+        """Yields the mean logits of each video's clips; clips of one size go through the model together."""
         found = [clips for _, clips in read if isinstance(clips, np.ndarray)]
         rows: list[np.ndarray] = []
         for _, group in itertools.groupby(found, key=lambda clips: clips.shape):

@@ -1,4 +1,4 @@
-"""A classifier as files that run without this package: compiled as far as a machine is not needed for it.
+"""A classifier as files that run without this package: lowered to StableHLO, which each machine compiles.
 
 model.jax_export       the function from weights and frames to logits, serialized by jax.export
 weights.safetensors    its weights, folded for inference, under flat names
@@ -54,9 +54,9 @@ def export_classifier(
     """Writes a classifier for use without this package.
 
     Args:
-        classify: in float32 or bfloat16; with weights in either form.
-        directory: to be made.
-        platforms: that the model shall run on.
+        classify: a classifier in float32 or bfloat16; its weights may be in eight bits.
+        directory: the directory to make.
+        platforms: those that the model shall run on.
         overwrite: replace an earlier export.
 
     Returns:
@@ -95,7 +95,7 @@ def export_classifier(
 
 
 def export_settings(classify: VideoClassifier) -> dict[str, Any]:
-    """What settings.json says."""
+    """Gives the contents of settings.json."""
     config, processor = classify.model.config, classify.processor
     blank = np.zeros((config.num_frames, *config.image_shape, 3), np.uint8)
     clip_shape = processor.resize_and_crop(blank).shape

@@ -1,4 +1,4 @@
-"""Logits to what people read: labels and scores."""
+"""Labels and scores from logits."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ class Prediction:
         score: probability of the class among all (of the class by itself where several may hold; the bare value
             for regression).
         index: the class's number.
-        logit: what the model returned; a mean where several clips were looked at.
+        logit: what the model returned; a mean where several clips were classified.
     """
 
     label: str
@@ -30,7 +30,7 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What came of one video among several.
+    """The classes of one video among several, or why there are none.
 
     Attributes:
         video: as it was given.
@@ -45,11 +45,11 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class WindowAnswer:
-    """What a part of a video shows.
+    """The classes of a window of a video.
 
     Attributes:
         start: seconds from the beginning of the video.
-        end: the same.
+        end: seconds from the beginning of the video.
         predictions: best first.
         logits: of the window.
     """
@@ -62,7 +62,7 @@ class WindowAnswer:
 
 @dataclasses.dataclass(frozen=True)
 class LongAnswer:
-    """What a whole video shows.
+    """The classes of a whole video and of its windows.
 
     Attributes:
         predictions: of the mean of the windows' logits (as the paper averages clips), best first.
@@ -74,14 +74,14 @@ class LongAnswer:
 
 
 def best_predictions(logits: Float[np.ndarray, " labels"], config: TimesformerConfig, top_k: int) -> list[Prediction]:
-    """The likeliest classes, best first."""
+    """Gives the likeliest classes, best first."""
     scores = scores_of(logits, config)
     best: list[int] = np.argsort(-scores, kind="stable")[:top_k].tolist()
     return [Prediction(config.id2label.get(i, str(i)), float(scores[i]), i, float(logits[i])) for i in best]
 
 
 def scores_of(logits: Float[np.ndarray, " labels"], config: TimesformerConfig) -> Float[np.ndarray, " labels"]:
-    """Probabilities, as the config's `problem_type` means them."""
+    """Gives the probabilities that the config's `problem_type` asks for."""
     values = logits.astype(np.float64)
     if config.problem_type == "regression" or config.num_labels == 1:
         return values

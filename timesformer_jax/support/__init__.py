@@ -1,1 +1,1 @@
-"""What everything here stands on: files, progress, compilation, processes, types of numbers."""
+"""What all rooms stand on: files, progress, compilation, processes, types of numbers."""

@@ -1,4 +1,4 @@
-"""Compiling no more than needed: JAX's persistent cache for the commands, and few sizes of batches."""
+"""Compilation: JAX's persistent cache for the commands, options for a CPU, and few sizes of batches."""
 
 import contextlib
 import ctypes
@@ -9,18 +9,18 @@ import sys
 from pathlib import Path
 
 LEAST_SECONDS = "0.1"
-"""What compiled sooner is not worth a file."""
+"""A program that compiled in less is not kept in a file."""
 
 
 def enable_compilation_cache(directory: Path | None = None) -> Path | None:
     """Lets JAX keep compiled programs on disk, so that the next process need not compile them.
 
     Args:
-        directory: where; in the user's cache directory when not given. JAX's own environment variables then win:
+        directory: where they are kept; the user's cache directory when None. JAX's own environment variables then win:
             JAX_COMPILATION_CACHE_DIR for another place, JAX_ENABLE_COMPILATION_CACHE=false for none.
 
     Returns:
-        The directory; None where there is none that can be written to, or the environment decides.
+        The directory; None if it can't be written to, or the environment decides.
     """
     if directory is None:
         if "JAX_COMPILATION_CACHE_DIR" in os.environ or "JAX_ENABLE_COMPILATION_CACHE" in os.environ:
@@ -51,11 +51,11 @@ _FUSION_TYPE = "xla_cpu_experimental_ynn_fusion_type"
 
 @functools.cache
 def compiler_options() -> dict[str, str]:
-    """What `jax.jit(..., compiler_options=compiler_options())` makes the model faster with; nothing but on a CPU.
+    """Options that make the model faster, for `jax.jit(..., compiler_options=compiler_options())`; none but on a CPU.
 
-    There, XLA gives matrix products and reductions to YNNPACK unless it is told otherwise. With these, it keeps the
-    reductions (softmax among them) and the products go to oneDNN, which is as fast or faster. What XLA_FLAGS says of it
-    wins, and a compiler that does not know the option is not given it.
+    There, XLA gives matrix products and reductions to YNNPACK unless it is told otherwise. With these,
+    YNNPACK keeps the reductions (softmax among them) and the products go to oneDNN, which is as fast or faster.
+    XLA_FLAGS wins over them, and a compiler that does not know the option is not given it.
     """
     import jax
 
@@ -70,14 +70,14 @@ def compiler_options() -> dict[str, str]:
 
 
 def release_memory() -> None:
-    """Gives back to the system what compiling leaves behind: some hundred megabytes, which glibc else keeps."""
+    """Gives the system back what compiling leaves behind: some hundred megabytes, which glibc would keep."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def user_cache() -> Path:
-    """Where programs keep what they can make again, as the XDG specification says."""
+    """The user's cache directory, as the XDG specification defines it."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     try:
         return Path(given) if Path(given).is_absolute() else Path.home() / ".cache"

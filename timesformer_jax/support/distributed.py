@@ -1,4 +1,4 @@
-"""Several processes, on one machine or many, as one job: JAX's own runtime, started from options or the surroundings.
+"""Several processes, on one machine or many, as one job: JAX's own runtime, started from options or the environment.
 
     with joined(ProcessOptions()):          # Cloud TPU and Slurm are found; anything else runs alone
         train(...)
@@ -20,12 +20,11 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import ConfigError, TimesformerError, TrainingError
-from .progress import say
-from .progress import step as shown_step
+from ..errors import ConfigError, TimesformerError, TrainingError, first_line
+from .progress import say, show_progress
 
 HEARTBEAT_SECONDS = 30
-"""After so much silence a process counts as dead. JAX's own 100 would hold the others for minutes."""
+"""A process that was silent for so long counts as dead. JAX's own 100 would hold the others for minutes."""
 
 LOST = (
     "another process of the job has ended or can't be reached (its own log says why); "
@@ -44,7 +43,7 @@ class ProcessOptions:
     Attributes:
         cluster: what tells each process about the others: "auto" looks for Slurm (a step of several tasks) and Cloud
             TPU; "none" runs alone, whatever there is. Not needed with a coordinator.
-        coordinator: address:port of process 0, where nothing tells.
+        coordinator: address:port of process 0, where the cluster does not tell it.
         count: how many processes there are, with a coordinator.
         index: which of them this is, from 0, with a coordinator.
     """
@@ -69,10 +68,10 @@ class ProcessOptions:
 
 @contextlib.contextmanager
 def joined(options: ProcessOptions | None = None) -> Generator[None]:
-    """Joins this process to the others of its job, before anything else uses JAX; alone where there are none.
+    """Joins this process to the others of its job, before anything else uses JAX. Where there are none, it runs alone.
 
     Raises:
-        ConfigError: the surroundings don't tell what was asked of them.
+        ConfigError: the processes can't be found or joined.
         TrainingError: another process was lost.
     """
     settings = _settings(options or ProcessOptions())
@@ -81,13 +80,13 @@ def joined(options: ProcessOptions | None = None) -> Generator[None]:
         return
     import jax
 
-    # Read when the backend starts; of no account anywhere but on CPUs, which can't work together without.
+    # Read when the backend starts; it matters on CPUs alone, which can't work together without it.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    with _last_words() as done:
+    with _report_sudden_end() as done:
         try:
             jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **settings)
         except (ValueError, RuntimeError) as error:
-            raise ConfigError(f"the processes of the job can't be joined: {_first_line(error)}.") from error
+            raise ConfigError(f"the processes of the job can't be joined: {first_line(error)[:200]}.") from error
         try:
             yield
         except BaseException as error:
@@ -96,8 +95,8 @@ def joined(options: ProcessOptions | None = None) -> Generator[None]:
                 raise
             # JAX would wait at its exit for processes that wait for this one.
             atexit.register(_leave, _exit_code(error))
-            if _of_the_others(error):
-                raise TrainingError(f"{LOST} ({_first_line(error)})") from error
+            if _is_of_communication(error):
+                raise TrainingError(f"{LOST} ({first_line(error)[:200]})") from error
             raise
         jax.distributed.shutdown()
         done()
@@ -111,20 +110,20 @@ def is_first() -> bool:
 
 
 def announce(message: str) -> None:
-    """`say`, once in the whole job."""
+    """Calls `say` once in the whole job."""
     if is_first():
         say(message)
 
 
 @contextlib.contextmanager
-def step(description: str) -> Generator[None]:
-    """`progress.step`, shown once in the whole job."""
-    with shown_step(description) if is_first() else contextlib.nullcontext():
+def announce_progress(description: str) -> Generator[None]:
+    """Calls `show_progress` once in the whole job."""
+    with show_progress(description) if is_first() else contextlib.nullcontext():
         yield
 
 
 def in_all(fact: bool) -> bool:
-    """Whether something is so in every process; all have to ask."""
+    """Whether a fact is true in every process; all have to ask."""
     import jax
 
     if jax.process_count() == 1:
@@ -136,7 +135,7 @@ def in_all(fact: bool) -> bool:
 
 
 def from_first(number: int) -> int:
-    """What the first process says, in all of them."""
+    """Gives all processes the number of the first."""
     import jax
 
     if jax.process_count() == 1:
@@ -147,10 +146,10 @@ def from_first(number: int) -> int:
 
 
 def wait_for_all(name: str) -> None:
-    """Waits until every process has come here.
+    """Waits until every process has called this.
 
     Args:
-        name: of the place, the same in all.
+        name: of the place in the program, the same in all.
     """
     import jax
 
@@ -190,18 +189,18 @@ def _on_tpu() -> bool:
 
 
 @contextlib.contextmanager
-def _last_words() -> Generator[Any]:
-    """Lets a bystander speak when this process is ended from inside JAX's runtime, which no handler here would see."""
+def _report_sudden_end() -> Generator[Any]:
+    """Starts a helper process that reports if JAX's runtime ends this one, which no handler would see."""
     message = f"error: this process was ended from outside Python; where nobody here did, {LOST}\n"
     code = f"import sys; sys.stdin.read() or sys.stderr.write({message!r})"
-    bystander = subprocess.Popen([sys.executable, "-I", "-c", code], stdin=subprocess.PIPE, start_new_session=True)
+    helper = subprocess.Popen([sys.executable, "-I", "-c", code], stdin=subprocess.PIPE, start_new_session=True)
     told = False
 
     def done() -> None:
         nonlocal told
         if not told:
             told = True
-            bystander.communicate(b"done")
+            helper.communicate(b"done")
 
     try:
         yield done
@@ -209,8 +208,8 @@ def _last_words() -> Generator[Any]:
         done()
 
 
-def _of_the_others(error: BaseException) -> bool:
-    """Whether an error is, or comes of, one in talking to other processes. JAX has no type for it."""
+def _is_of_communication(error: BaseException) -> bool:
+    """Whether an error, or one that caused it, is of the communication with other processes. JAX has no type for it."""
     while not _COMMUNICATION.search(str(error)):
         if error.__cause__ is None:
             return False
@@ -228,7 +227,3 @@ def _leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,4 +1,4 @@
-"""Types of numbers: the names that commands and recipes use, and 64-bit types, which JAX has to be told of."""
+"""Types of numbers: the names that commands and recipes use, and 64-bit types, which JAX must be asked to allow."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Small JSON files in, whole files out: nothing is ever left half-written."""
+"""JSON files, and files and directories that are written whole or not at all."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ _MOST_JSON = 2**26
 
 
 def read_json(path: str | os.PathLike[str], error: type[TimesformerError]) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Reads the JSON object in a file.
 
     Raises:
         error: the file is missing or unreadable, or holds something else; the message names it.
@@ -42,7 +42,7 @@ def read_json(path: str | os.PathLike[str], error: type[TimesformerError]) -> di
 
 
 def is_lfs_pointer(start: bytes) -> bool:
-    """Whether a file that starts like this only stands for another, which Git LFS would bring."""
+    """Whether a file that starts like this is a pointer of Git LFS, which stands for another file."""
     return start.startswith(b"version https://git-lfs.github.com/spec/")
 
 
@@ -80,7 +80,7 @@ def fill_directory(directory: Path, stale: Callable[[str], bool]) -> Generator[P
 
     Args:
         directory: made if needed; what else is in it stays.
-        stale: of files in `directory`, by their names, which to remove when the new ones take their place.
+        stale: whether a file in `directory`, by its name, is removed when the new ones take its place.
     """
     if not directory.exists():
         with write_atomically(directory) as temporary:
@@ -100,7 +100,7 @@ def fill_directory(directory: Path, stale: Callable[[str], bool]) -> Generator[P
 
 
 def cut_lines(path: Path, step: int) -> None:
-    """Leaves of a file of JSON lines those of steps up to `step`."""
+    """Removes from a file of JSON lines those of steps after `step`."""
     if not path.exists():
         return
     kept = [line for line in read_lines(path) if line["step"] <= step]
@@ -109,7 +109,7 @@ def cut_lines(path: Path, step: int) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of JSON lines, if there is one, but for a last one that a killed process left unfinished."""
+    """Reads a file of JSON lines, if there is one, but for a last line that a killed process left unfinished."""
     lines: list[dict[str, Any]] = []
     if not path.exists():
         return lines

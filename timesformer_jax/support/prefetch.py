@@ -1,4 +1,4 @@
-"""Reading ahead: what is needed next is made by other threads, a bounded number of steps ahead, in order."""
+"""Prefetching: other threads make what is needed next, in order and never more than a bounded number of items."""
 
 import collections
 import itertools
@@ -10,17 +10,17 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def read_ahead(
-    items: Iterable[Item], read: Callable[[Item], Result], workers: int, most: int
+def prefetch_map(
+    items: Iterable[Item], function: Callable[[Item], Result], workers: int, most: int
 ) -> Iterator[tuple[Item, Result]]:
-    """Each item with what `read` makes of it, in order; `workers` threads are at most `most` items ahead."""
+    """Yields each item with the function's result, in order; `workers` threads prefetch at most `most` of them."""
     remaining = iter(items)
     pending: collections.deque[tuple[Item, Future[Result]]] = collections.deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="reader")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
     try:
         while True:
             for item in itertools.islice(remaining, max(most, workers) - len(pending)):
-                pending.append((item, pool.submit(read, item)))
+                pending.append((item, pool.submit(function, item)))
             if not pending:
                 return
             item, future = pending.popleft()
@@ -29,10 +29,10 @@ def read_ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def step_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The items of an iterator, the next of which is made in a thread while one is worked on."""
+def prefetch(items: Iterator[Item]) -> Iterator[Item]:
+    """Yields the items of an iterator, the next of which is made in a thread while one is worked on."""
     end = object()
-    with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
         upcoming = pool.submit(next, items, end)
         while (item := upcoming.result()) is not end:
             upcoming = pool.submit(next, items, end)
@@ -40,7 +40,7 @@ def step_ahead(items: Iterator[Item]) -> Iterator[Item]:
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size` items, and what is left."""
+    """Yields lists of `size` items, and what is left as a shorter one."""
     remaining = iter(items)
     while batch := list(itertools.islice(remaining, size)):
         yield batch

@@ -16,6 +16,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from ..checkpoints.fingerprints import different, fingerprints
 from ..checkpoints.training_run import RUN, STATE, steps_in
+from ..errors import first_line
 from ..support.distributed import announce, from_first, in_all, is_first, wait_for_all
 from .recipe import Checkpointing
 from .state import TrainState
@@ -177,8 +178,7 @@ class _Best(preservation_policy.PreservationPolicy):
 
 def _reason(error: BaseException) -> str:
     """The message of an error, without the source locations and lists that TensorStore adds."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].split(" [", maxsplit=1)[0][:200]
+    return first_line(error).split(" [", maxsplit=1)[0][:200]
 
 
 @contextlib.contextmanager

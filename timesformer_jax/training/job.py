@@ -18,8 +18,7 @@ from ..evaluation.metrics import Evaluation
 from ..evaluation.prediction import Predict, make_predict, predict_batch
 from ..sharding import BatchPlace, batch_share, clip_sharding, global_batch, make_mesh, shardings_of, use_mesh
 from ..support.compilation import compiler_options, release_memory
-from ..support.distributed import is_first, wait_for_all
-from ..support.distributed import step as shown_step
+from ..support.distributed import announce_progress, is_first, wait_for_all
 from .initial_model import Start, abstract_params, save_start, start_from_directory, start_from_recipe
 from .optimizer import make_optimizer
 from .recipe import TrainConfig, total_steps
@@ -94,7 +93,7 @@ class Job:
             for name, (shape, dtype) in shapes.items()
         }
         places = (jax.tree.map(lambda leaf: leaf.sharding, template), None)
-        with use_mesh(self.mesh), shown_step("compiling the training step"):
+        with use_mesh(self.mesh), announce_progress("compiling the training step"):
             step = jax.jit(self.step, donate_argnums=0, out_shardings=places, compiler_options=compiler_options())
             compiled = step.lower(template, batch).compile()
         release_memory()
@@ -165,7 +164,7 @@ def make_job(config: TrainConfig, run: RunDirectory) -> Job:
     start = start_from_directory(run, config.model)
     wait_for_all("looked for the model")  # before it is written
     if start is None:
-        with shown_step("making the model"):
+        with announce_progress("making the model"):
             start = start_from_recipe(config.model, classes, config.seed)
         if is_first():
             save_start(run, start)

@@ -14,9 +14,8 @@ from ..data.pipeline import refuse_in_worker
 from ..model.modeling import TimesformerForVideoClassification
 from ..schemes import unknown_to_transformers
 from ..sharding import whole
-from ..support.display import Observer
-from ..support.distributed import announce, from_first, is_first, wait_for_all
-from ..support.distributed import step as shown_step
+from ..support.distributed import announce, announce_progress, from_first, is_first, wait_for_all
+from ..support.progress import Observer
 from ..video.processing import VideoProcessor
 from .checkpointing import Checkpoints
 from .job import Job, make_job
@@ -219,7 +218,7 @@ def _export(job: Job, state: TrainState) -> None:
     """Writes the trained model, where it has not been written before."""
     params = whole(state.trained, job.mesh)
     if is_first() and not job.run.export.exists():
-        with shown_step(f"writing {job.run.export}"):
+        with announce_progress(f"writing {job.run.export}"):
             model, processor = job.start.model, job.start.processor
             if unknown_to_transformers(model.config) is None:
                 model.save_pretrained(job.run.export, params, processor=processor)

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from ..errors import TrainingError
-from ..support.display import Display, Observer
 from ..support.distributed import is_first
+from ..support.progress import Display, Observer
 from .checkpointing import Checkpoints
 from .job import Job
 from .metrics import MetricsWriter

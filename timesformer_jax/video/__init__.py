@@ -1,12 +1,14 @@
-"""Videos to pixel values: read_clip and its relatives, and the preprocessing of a model."""
+"""From videos to pixel values: reading, and the preprocessing of a model."""
 
 from .decoding import DamagedVideoWarning
 from .processing import VideoProcessor
-from .reading import Video, probe, read_by_rule, read_clip, read_frames
+from .reading import Pictures, Video, VideoInfo, probe, read_by_rule, read_clip, read_frames
 
 __all__ = [
     "DamagedVideoWarning",
+    "Pictures",
     "Video",
+    "VideoInfo",
     "VideoProcessor",
     "probe",
     "read_by_rule",

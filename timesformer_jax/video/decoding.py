@@ -1,4 +1,4 @@
-"""Decode chosen frames of a video file: exactly, and without decoding more than they need.
+"""Chosen frames of a video file, decoded exactly, and nothing decoded that they do not need.
 
 Frames are decoded from the nearest keyframe before each and recognised by their presentation timestamps. The result is
 the one that decoding everything in order would give; where the timestamps can't promise that, or something is damaged,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # PyAV is imported where a file is opened, so that `import ti
 OpenVideo = tuple["InputContainer", "VideoStream"]
 Frames = dict[int, UInt8[np.ndarray, "h w 3"]]
 Rule = Callable[[int, float | None], Int64[np.ndarray, "..."]]
-"""From the number of frames and the frames a second of a video, the indices of the frames to read."""
+"""Gives the indices of the frames to read, from the number of frames and the frames a second of a video."""
 
 SecondReader = Callable[[Callable[[OpenVideo], Frames]], Future[Frames]]
 """Runs a function of a file that is opened once more, in a thread of its own."""
@@ -45,7 +45,7 @@ class DamagedVideoWarning(UserWarning):
 def read_file(
     path: VideoFile, rule: Rule, highest: int | None = None, threads: int = 0
 ) -> tuple[Frames, Int64[np.ndarray, "..."]]:
-    """Decode the frames of a video file that `rule` chooses.
+    """Decodes the frames of a video file that `rule` chooses.
 
     Args:
         path: the video file.
@@ -78,16 +78,16 @@ def read_file(
 def decode_by_seeking(
     video: OpenVideo, packets: PacketList, wanted: Int64[np.ndarray, "n"], second: SecondReader | None = None
 ) -> Frames | None:
-    """Decode only the stretches of a file that the wanted frames need.
+    """Decodes only the stretches of a file that the wanted frames need.
 
     Args:
         video: the open file and its stream.
         packets: what `list_packets` found in it, with `timed` true.
         wanted: ascending frame indices.
-        second: decodes about half of it at the same time, if there are two stretches or more.
+        second: decodes about half of them at the same time, if there are two stretches or more.
 
     Returns:
-        The frames by index; None if anything went otherwise than the packets let expect.
+        The frames by index; None if anything differed from what the packets let expect.
     """
     mine = len(wanted) if second is None else _half(packets, wanted)
     try:
@@ -101,7 +101,7 @@ def decode_by_seeking(
 
 @contextlib.contextmanager
 def _second_reader(path: VideoFile, threads: int) -> Generator[SecondReader | None]:
-    """A thread that opens the file once more, at once; None if there may be but one."""
+    """Gives a thread that opens the file once more at once; None if only one thread may decode."""
     if threads == 1:
         yield None
         return
@@ -122,10 +122,10 @@ def _half(packets: PacketList, wanted: Int64[np.ndarray, "n"]) -> int:
 def seek_chosen(
     container: "InputContainer", stream: "VideoStream", packets: PacketList, wanted: Int64[np.ndarray, "n"]
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
-    """As `decode_by_seeking`, frame by frame, in ascending order.
+    """Yields what `decode_by_seeking` gives, frame by frame, in ascending order.
 
     Raises:
-        UnexpectedPacketError: something goes otherwise than the packets let expect; what came before is right.
+        UnexpectedPacketError: something differs from what the packets let expect; what came before is right.
     """
     from av.error import FFmpegError
 
@@ -152,11 +152,11 @@ def seek_chosen(
 
 
 class UnexpectedPacketError(Exception):
-    """Seeking led past the packet that was sought, or to others than before, or not to all frames."""
+    """Seeking led past the packet that was sought, to other packets than were listed, or not to all frames."""
 
 
 def _stretches(starts: list[int], positions: list[int]) -> list[tuple[int, int]]:
-    """Join (keyframe, frame) positions into stretches to be decoded in one go, first and last position."""
+    """Joins (keyframe, frame) positions into stretches to be decoded in one go: their first and last positions."""
     stretches: list[tuple[int, int]] = []
     for start, stop in zip(starts, positions, strict=True):
         if stretches and start <= stretches[-1][1] + 1:
@@ -174,7 +174,7 @@ def _decode_stretch(
     stop: int,
     needed: set[int],
 ) -> Iterator["VideoFrame"]:
-    """Decode the packets from position `start` to `stop` after a seek to `start` or before it."""
+    """Decodes the packets from position `start` to `stop` after a seek to `start` or before it."""
     codec = stream.codec_context
     expected = {int(stamp): start + i for i, stamp in enumerate(pts[start : stop + 1])}
     position = start - 1
@@ -197,39 +197,17 @@ def _decode_stretch(
 def decode_in_order(
     path: VideoFile, packets: PacketList, rule: Rule, threads: int = 0
 ) -> tuple[Frames, Int64[np.ndarray, "..."], int]:
-    """Decode a whole file and keep the frames that `rule` chooses, whatever the timestamps or the damage.
-
-    Where nothing failed, what comes out of the decoder are the frames. Where something did, frames are told by their
-    timestamps, and the nearest earlier frame that came out (or the first) stands in for each that was lost.
+    """Decodes a whole file and keeps the frames that `rule` chooses, whatever the timestamps or the damage.
 
     Returns:
         The frames, the key among them of each frame that was asked for, and how many frames were lost.
     """
-    keys = rule(packets.count, packets.fps)
-    frames, stamps, failures = _decode_all(path, set(keys.ravel().tolist()), threads)
-    if not stamps:
-        raise VideoError(f"No frame of {path} could be decoded; the file is damaged or not what its name says.")
-    # Timed packets hold one frame each. Others may hold two or none, so that fewer frames are no sign of damage.
-    lost = max(packets.count - len(stamps), 0) if failures or packets.timed else 0
-    if lost and packets.timed and None not in stamps:
-        keys = nearest_earlier(np.array(stamps), packets.pts[packets.order])[keys]
-    elif len(stamps) != packets.count:
-        keys = rule(len(stamps), packets.fps)
+    keys, output = rule(packets.count, packets.fps), Output()
+    frames = dict(decode_chosen(path, set(keys.ravel().tolist()).__contains__, output, threads))
+    keys, lost = find_decoded(path, packets, rule, keys, output)
     if not set(keys.ravel().tolist()) <= frames.keys():
-        frames, _, _ = _decode_all(path, set(keys.ravel().tolist()), threads)
+        frames = dict(decode_chosen(path, set(keys.ravel().tolist()).__contains__, Output(), threads))
     return frames, keys, lost
-
-
-def _decode_all(path: VideoFile, wanted: set[int], threads: int) -> tuple[Frames, list[int | None], int]:
-    """Decode everything in order, passing over what can't be decoded.
-
-    Returns:
-        The wanted frames by their number in the decoder's output, the timestamps of the whole output, and how many
-        packets failed.
-    """
-    output = Output()
-    frames = dict(decode_chosen(path, wanted.__contains__, output, threads))
-    return frames, output.stamps, output.failures
 
 
 @dataclass
@@ -245,10 +223,34 @@ class Output:
     failures: int = 0
 
 
+def find_decoded(
+    path: VideoFile, packets: PacketList, rule: Rule, indices: Int64[np.ndarray, "..."], output: Output
+) -> tuple[Int64[np.ndarray, "..."], int]:
+    """Finds frames, whose `indices` the rule gave, in the decoder's output for a whole file.
+
+    Where nothing failed, what comes out of the decoder are the frames. Where something did, frames are told by their
+    timestamps, and the nearest earlier frame that came out (or the first) stands in for each that was lost.
+
+    Returns:
+        The frames' numbers in the output, and how many frames of the file were lost.
+    """
+    stamps = output.stamps
+    if not stamps:
+        raise VideoError(f"No frame of {path} could be decoded; the file is damaged or not what its name says.")
+    # Timed packets hold one frame each. Others may hold two or none, so that fewer frames are no sign of damage.
+    lost = max(packets.count - len(stamps), 0) if output.failures or packets.timed else 0
+    if lost and packets.timed and None not in stamps:
+        return nearest_earlier(np.array(stamps), packets.pts[packets.order])[indices], lost
+    return (indices if len(stamps) == packets.count else rule(len(stamps), packets.fps)), lost
+
+
 def decode_chosen(
     path: VideoFile, wanted: Callable[[int], bool], output: Output, threads: int = 0
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
-    """As `_decode_all`, frame by frame; `output` is brought up to date on the way."""
+    """Decodes everything in order but for what can't be decoded, and yields the frames whose numbers are wanted.
+
+    A frame's number counts in the decoder's output; `output` is brought up to date on the way.
+    """
     from av.error import FFmpegError
 
     with open_video(path, threads) as (container, stream):
@@ -265,7 +267,7 @@ def decode_chosen(
 
 
 def to_rgb(frame: "VideoFrame") -> UInt8[np.ndarray, "h w 3"]:
-    """An upright RGB picture of a decoded frame, at its stored size: a pixel's aspect ratio is not regarded."""
+    """Gives an upright RGB picture of a decoded frame at its stored size, whatever the aspect ratio of its pixels."""
     picture = frame.to_ndarray(format="rgb24", **_conversion_options())
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
@@ -279,7 +281,7 @@ def to_rgb(frame: "VideoFrame") -> UInt8[np.ndarray, "h w 3"]:
 
 @functools.cache
 def _conversion_options() -> dict[str, Any]:
-    """One thread for a frame's conversion: to start several for each frame takes longer than all of its work."""
+    """Asks for one thread to convert a frame: to start several for each frame takes longer than all of the work."""
     from av import VideoFrame
 
     try:
@@ -290,11 +292,11 @@ def _conversion_options() -> dict[str, Any]:
 
 
 def nearest_earlier(available: Int64[np.ndarray, "n"], wanted: Int64[np.ndarray, "*m"]) -> Int64[np.ndarray, "*m"]:
-    """Where in the ascending `available` the last value not above each of `wanted` stands; 0 where all are above."""
+    """The position in the ascending `available` of the last value not above each of `wanted`; 0 if all are above."""
     return np.maximum(np.searchsorted(available, wanted, side="right") - 1, 0)
 
 
 def warn_of_damage(path: object, read: int, total: int) -> None:
-    """Say how many frames of a video could be read."""
+    """Warns of how many frames of a video could be read."""
     message = f"{path} is damaged: {read} of {total} frames could be read; the nearest of them stand in for the rest."
     warnings.warn(message, DamagedVideoWarning, stacklevel=5)  # whoever called read_clip

@@ -1,4 +1,4 @@
-"""What a video file holds: its packets, listed without decoding any.
+"""The packets of a video file, listed without decoding any.
 
 This gives the exact number of frames, whatever the header says, and tells where decoding can begin.
 
@@ -27,14 +27,13 @@ if TYPE_CHECKING:  # PyAV is imported where a file is opened, so that `import ti
     from av.video.stream import VideoStream
 
 TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}
-"""FFmpeg renders text files as moving pictures of a terminal. Nobody asks for that here."""
-
+"""Decoders that render text files as moving pictures of a terminal, which nobody asks for here."""
 
 _LEAST_SHARED = 1280 * 720
 """Pixels of a picture whose decoding FFmpeg's threads speed up. With smaller ones they cost more than they save."""
 
 FARTHEST_REORDERING = 64
-"""By how many places the presentation order may differ from the storage order. No codec comes near it: where the
+"""How many places the presentation order may differ from the storage order. No codec comes near it: where the
 difference is greater, the clock was set anew within the file."""
 
 
@@ -67,7 +66,7 @@ class _NamedBytes(io.BytesIO):
 
 @contextlib.contextmanager
 def open_video(path: VideoFile, threads: int = 0) -> Generator[tuple["InputContainer", "VideoStream"]]:
-    """Open a video file and choose its first video stream that isn't a cover picture.
+    """Opens a video file and chooses its first video stream that isn't a cover picture.
 
     Args:
         path: the video file.
@@ -163,7 +162,7 @@ class PacketList:
 
 
 def list_packets(container: "InputContainer", stream: "VideoStream", highest: int | None = None) -> PacketList:
-    """Read a file without decoding it, up to its end.
+    """Reads a file to its end without decoding it.
 
     Args:
         container: the open file.
@@ -240,7 +239,7 @@ def _consistent(pts: Int64[np.ndarray, "p"], keyframe: Bool[np.ndarray, "p"]) ->
 
 
 def demux(container: "InputContainer", *streams: "VideoStream") -> Iterator["Packet"]:
-    """The packets of these streams (of all, if none are named) up to where the file can be read.
+    """Yields the packets of these streams (of all, if none are named) up to where the file can be read.
 
     Empty packets are left out: to a decoder they mean the end.
     """

@@ -31,7 +31,7 @@ Clip = UInt8[np.ndarray, "t h w 3"] | Sequence[Frame]
 
 @dataclass(frozen=True)
 class VideoProcessor:
-    """Resize, crop, rescale and normalize frames. The defaults are those of the published TimeSformer checkpoints.
+    """Resizes, crops, rescales and normalizes frames. The defaults are those of the published TimeSformer checkpoints.
 
     Attributes:
         do_resize: whether to resize.
@@ -93,8 +93,8 @@ class VideoProcessor:
 
     def __call__(
         self, videos: Clip | Sequence[Clip] | UInt8[np.ndarray, "b t h w 3"]
-    ) -> Float32[np.ndarray, "b t h w 3"]:
-        """Turn clips into what the model takes.
+    ) -> Float32[np.ndarray, "b t rows columns 3"]:
+        """Turns clips into pixel values.
 
         Args:
             videos: one clip (a uint8 array (t, h, w, 3), or a sequence of frames, each a uint8 array (h, w, 3) or a PIL
@@ -112,8 +112,8 @@ class VideoProcessor:
             raise VideoError(f"The clips of a batch must have one shape, but they have {shapes or 'none'}.")
         return self.rescale_and_normalize(np.stack(clips))
 
-    def resize_and_crop(self, clip: Clip) -> UInt8[np.ndarray, "t h w 3"]:
-        """Do the geometric half: frames of the model's size and channel order, still of 0 to 255.
+    def resize_and_crop(self, clip: Clip) -> UInt8[np.ndarray, "t rows columns 3"]:
+        """Does the geometric half: gives frames of the model's size and channel order, still from 0 to 255.
 
         Args:
             clip: frames as in a call.
@@ -129,7 +129,7 @@ class VideoProcessor:
         return stacked if self.channel_order == "rgb" else np.ascontiguousarray(stacked[..., ::-1])
 
     def rescale_and_normalize(self, frames: UInt8[np.ndarray, "*b h w 3"]) -> Float32[np.ndarray, "*b h w 3"]:
-        """Do the arithmetic half, to what `resize_and_crop` gives.
+        """Does the arithmetic half, on what `resize_and_crop` gives.
 
         It maps each of a channel's 256 levels to one number, so it is a table, calculated in the reference's order and
         precision: rescaled in float64, rounded to float32, normalized in float32.
@@ -145,7 +145,7 @@ class VideoProcessor:
             values[..., channel] = table[:, channel][frames[..., channel]]
         return values
 
-    def _resize(self, frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    def _resize(self, frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "rows columns 3"]:
         if not self.do_resize:
             return frame
         height, width = frame.shape[:2]
@@ -157,7 +157,7 @@ class VideoProcessor:
             height, width = self.size, int(self.size * width / height)
         return np.asarray(Image.fromarray(frame).resize((width, height), self.resample))
 
-    def _crop(self, frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    def _crop(self, frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "rows columns 3"]:
         if not self.do_center_crop:
             return frame
         cut = np.zeros((*cast(tuple[int, int], self.crop_size), 3), np.uint8)
@@ -169,7 +169,7 @@ class VideoProcessor:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = IMAGE_FILE) -> "VideoProcessor":
-        """Read the contents of a processor file of Transformers, 4.x or 5.x.
+        """Reads the contents of a processor file of Transformers, 4.x or 5.x.
 
         Args:
             values: what the file holds. Missing keys take the defaults of the class that the file names.
@@ -185,7 +185,7 @@ class VideoProcessor:
             raise ConfigError(f"{source}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """What Transformers 4.x and 5.x read back, in the layout of VideoMAEImageProcessor."""
+        """The settings as Transformers 4.x and 5.x read them, in the layout of VideoMAEImageProcessor."""
         crop_height, crop_width = cast(tuple[int, int], self.crop_size)
         size = self.size
         values: dict[str, Any] = {key: json.loads(text) for key, text in self.other}
@@ -203,7 +203,7 @@ class VideoProcessor:
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str]) -> "VideoProcessor":
-        """Read a processor file, or the one in a checkpoint's directory.
+        """Reads a processor file, or the one in a checkpoint's directory.
 
         Where a directory holds both preprocessor_config.json and video_preprocessor_config.json, the first is used, as
         Transformers' AutoImageProcessor does, with a warning if the two would give other pixels.
@@ -234,7 +234,7 @@ class VideoProcessor:
         return processor
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Write preprocessor_config.json into a directory, which is made if needed."""
+        """Writes preprocessor_config.json into a directory, which is made if needed."""
         with write_atomically(Path(directory) / IMAGE_FILE) as file:
             file.write_text(json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -245,7 +245,7 @@ def _is_number(value: object, kind: type[int] | type[float]) -> bool:
 
 
 def _batch(videos: Any) -> Sequence[Clip]:
-    """A batch of clips from one clip or several."""
+    """Makes a batch of clips from one clip or several."""
     if len(videos) == 0:
         raise VideoError("At least one clip is needed, but there is none.")
     one_clip = videos.ndim == 4 if isinstance(videos, np.ndarray) else _is_frame(videos[0])

@@ -14,7 +14,7 @@ IMAGE_FILE = "preprocessor_config.json"
 VIDEO_FILE = "video_preprocessor_config.json"
 
 TYPE_KEYS = ("image_processor_type", "video_processor_type", "feature_extractor_type")
-"""Where a file names the class that wrote it."""
+"""The keys under which a file names the class that wrote it."""
 
 DEFAULT_MEAN_STD = {
     "VideoMAEImageProcessor": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -29,7 +29,7 @@ All their other defaults are equal, and those of `VideoProcessor`.
 
 
 def read_settings(values: Mapping[str, Any], known: Collection[str], *, is_video_file: bool) -> dict[str, Any]:
-    """Turn the contents of a processor file into the arguments of `VideoProcessor`.
+    """Turns the contents of a processor file into the arguments of `VideoProcessor`.
 
     Args:
         values: the JSON object.
@@ -70,7 +70,7 @@ def _changes_pixels(key: str, values: Mapping[str, Any]) -> bool:
 
 
 def _edges(key: str, size: dict[str, Any]) -> Any:
-    """`{"shortest_edge": n}` as n, `{"height": h, "width": w}` as (h, w)."""
+    """Gives `{"shortest_edge": n}` as n and `{"height": h, "width": w}` as (h, w)."""
     if size.keys() == {"height", "width"}:
         return size["height"], size["width"]
     if size.keys() == {"shortest_edge"} and key == "size":

@@ -33,7 +33,7 @@ PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 @dataclass(frozen=True)
 class Pictures:
-    """A video as pictures, one a frame, that are not files on this machine.
+    """A video as pictures, one for each frame, that are not files on this machine.
 
     Attributes:
         name: what messages call it.
@@ -51,7 +51,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video holds.
+    """The length and size of a video.
 
     Attributes:
         frames: number of frames, counted and not taken from the header.
@@ -67,12 +67,12 @@ class VideoInfo:
 
     @property
     def duration(self) -> float | None:
-        """Seconds, None where the frames a second are unknown."""
+        """Seconds; None where the frames a second are unknown."""
         return self.frames / self.fps if self.fps else None
 
 
 def probe(video: Video | EncodedVideo | Pictures) -> VideoInfo:
-    """Count a video's frames without decoding more than the first.
+    """Counts a video's frames without decoding more than the first.
 
     Args:
         video: a video file, a directory of pictures or an array; or the contents of a file or directory.
@@ -97,7 +97,7 @@ def read_clip(
     sampling_rate: float | None = None,
     start: int | Literal["middle"] = "middle",
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Read one clip of a video.
+    """Reads one clip of a video.
 
     Args:
         video: a video file, a directory with one picture per frame (in natural order: 2.jpg before 10.jpg), or an
@@ -127,7 +127,7 @@ def read_clip(
 
 
 def read_frames(video: Video, indices: Int[np.ndarray, "*n"] | Sequence[int]) -> UInt8[np.ndarray, "*n h w 3"]:
-    """Read any frames of a video, each decoded once.
+    """Reads any frames of a video, each decoded once.
 
     Args:
         video: as in `read_clip`.
@@ -151,7 +151,7 @@ def read_frames(video: Video, indices: Int[np.ndarray, "*n"] | Sequence[int]) ->
 def read_by_rule(
     video: Video | EncodedVideo | Pictures, rule: Rule, *, threads: int = 0
 ) -> UInt8[np.ndarray, "*n h w 3"]:
-    """Read the frames that a function of a video's length chooses.
+    """Reads the frames that a function of a video's length chooses.
 
     Args:
         video: as in `read_clip`, or the contents of a video file or of a directory of pictures.
@@ -233,12 +233,12 @@ def _read_pictures(pictures: Pictures, rule: Rule) -> tuple[Frames, Int64[np.nda
 
 
 def _natural_order(name: str) -> list[int | str]:
-    """2.jpg before 10.jpg: every second part is a number."""
+    """A key that sorts 2.jpg before 10.jpg: every second part is a number."""
     return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", name))]
 
 
 def _load_picture(pictures: Pictures, name: str) -> UInt8[np.ndarray, "h w 3"] | None:
-    """A picture as upright RGB, None if it can't be read."""
+    """Reads a picture as upright RGB; None if it can't be read."""
     try:
         with Image.open(io.BytesIO(pictures.read(name))) as image:
             upright = ImageOps.exif_transpose(image)

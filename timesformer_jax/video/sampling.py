@@ -1,9 +1,10 @@
-"""Which frames of a video make a clip: plain arithmetic on frame indices.
+"""Which frames of a video make a clip, several clips or sliding windows: plain arithmetic on frame indices.
 
 Indices count frames in presentation order, from 0. All rules are pure functions of the frame count, so that
 they can be tried, plotted and tested without a video. `read_frames` takes what they return.
 """
 
+import dataclasses
 from typing import Literal
 
 import numpy as np
@@ -68,9 +69,14 @@ def clip_indices(
     _require_frames(total, num_frames)
     if not 0 < sampling_rate < float("inf"):
         raise VideoError(f"sampling_rate is {sampling_rate}: it counts source frames and must be positive.")
-    span = sampling_rate * num_frames / REFERENCE_FPS * (fps or REFERENCE_FPS)
+    span = clip_span(fps, num_frames, sampling_rate)
     first = max(total - span, 0.0) / 2 if start == "middle" else _require_start(start)
     return np.clip(np.linspace(first, first + span - 1, num_frames), 0, total - 1).astype(np.int64)
+
+
+def clip_span(fps: float | None, num_frames: int, sampling_rate: float) -> float:
+    """How many source frames a clip spans; the arguments are those of `clip_indices`."""
+    return sampling_rate * num_frames / REFERENCE_FPS * (fps or REFERENCE_FPS)
 
 
 def span_indices(start: int, stop: int, num_frames: int) -> Int64[np.ndarray, "t"]:
@@ -92,6 +98,61 @@ def span_indices(start: int, stop: int, num_frames: int) -> Int64[np.ndarray, "t
     """
     _require_frames(stop - _require_start(start), num_frames)
     return np.clip(np.linspace(start, stop, num_frames), start, stop - 1).astype(np.int64)
+
+
+def spread_clips(
+    total: int, fps: float | None, num_frames: int, sampling_rate: float, clips: int
+) -> Int64[np.ndarray, "clips t"]:
+    """Frames of several clips spread evenly over a video, from its beginning to its end; one is the middle clip."""
+    if clips == 1:
+        return clip_indices(total, fps, num_frames, sampling_rate)[None]
+    room = max(total - clip_span(fps, num_frames, sampling_rate), 0.0)
+    starts = np.linspace(0, room, clips).astype(np.int64)
+    return np.stack([clip_indices(total, fps, num_frames, sampling_rate, int(start)) for start in starts])
+
+
+@dataclasses.dataclass(frozen=True)
+class SlidingWindows:
+    """Clips that cover a whole video, each a window that slides on from the one before.
+
+    Attributes:
+        num_frames: of a window.
+        sampling_rate: as in `clip_indices`.
+        overlap: share of a window that the next one covers again, at least 0 and below 1.
+    """
+
+    num_frames: int
+    sampling_rate: float
+    overlap: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < 1:
+            raise VideoError(f"overlap is {self.overlap}: it is a share, at least 0 and below 1.")
+        if not 0 < self.sampling_rate < float("inf"):
+            raise VideoError("a window must last for some time.")
+
+    def span(self, fps: float | None) -> float:
+        """Source frames of a window."""
+        return clip_span(fps, self.num_frames, self.sampling_rate)
+
+    def starts(self, total: int, fps: float | None) -> Int64[np.ndarray, "w"]:
+        """The first frame of each window; the last window is moved back so that it ends with the video."""
+        span = self.span(fps)
+        room = max(total - span, 0.0)
+        stride = max(span * (1 - self.overlap), 1.0)
+        starts = np.arange(0, room + 1e-6, stride).astype(np.int64)
+        last = int(room)
+        return starts if starts[-1] >= last else np.append(starts, last)
+
+    def indices(self, total: int, fps: float | None) -> Int64[np.ndarray, "w t"]:
+        """The frames of each window: `clip_indices` from its start."""
+        starts = self.starts(total, fps).tolist()
+        return np.stack([clip_indices(total, fps, self.num_frames, self.sampling_rate, start) for start in starts])
+
+    def seconds(self, total: int, fps: float | None) -> list[tuple[float, float]]:
+        """Beginning and end of each window; pictures and arrays count as 30 frames a second."""
+        rate, span = fps or REFERENCE_FPS, self.span(fps)
+        return [(start / rate, min(start + span, total) / rate) for start in self.starts(total, fps).tolist()]
 
 
 def _require_frames(total: float, num_frames: int) -> None:

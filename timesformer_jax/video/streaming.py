@@ -1,4 +1,4 @@
-"""Overlapping clips of a long video, each frame decoded once, never more of them in memory than the clips in hand."""
+"""Overlapping clips of a long video: each frame is decoded once, and only those of the clips in hand are in memory."""
 
 import collections
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -10,7 +10,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from ..errors import VideoError
-from .decoding import Output, Rule, UnexpectedPacketError, decode_chosen, nearest_earlier, seek_chosen, warn_of_damage
+from .decoding import Output, Rule, UnexpectedPacketError, decode_chosen, find_decoded, seek_chosen, warn_of_damage
 from .packets import PacketList, list_packets, open_video
 from .reading import Video, probe, read_frames
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Frame = UInt8[np.ndarray, "h w 3"]
 Prepare = Callable[[Frame], Frame]
-"""What is done to each frame before it is kept, such as resizing."""
+"""Changes each frame before it is kept, such as by resizing."""
 
 
 def stream_clips(video: Video, rule: Rule, prepare: Prepare) -> Generator[UInt8[np.ndarray, "t h w 3"]]:
@@ -75,18 +75,10 @@ def _stream_by_seeking(
 def _stream_in_order(
     path: Path, packets: PacketList, rule: Rule, prepare: Prepare, done: int
 ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
-    """The clips from number `done` on, as `decode_in_order` would give them: first count, then decode."""
-    rows = rule(packets.count, packets.fps)
+    """Counts the frames first, then yields the clips from number `done` on, as `decode_in_order` would give them."""
     output = Output()
     collections.deque(decode_chosen(path, lambda _: False, output), maxlen=0)
-    stamps = output.stamps
-    if not stamps:
-        raise VideoError(f"No frame of {path} could be decoded; the file is damaged or not what its name says.")
-    lost = max(packets.count - len(stamps), 0) if output.failures or packets.timed else 0
-    if lost and packets.timed and None not in stamps:
-        rows = nearest_earlier(np.array(stamps), packets.pts[packets.order])[rows]
-    elif len(stamps) != packets.count:
-        rows = rule(len(stamps), packets.fps)
+    rows, lost = find_decoded(path, packets, rule, rule(packets.count, packets.fps), output)
     if lost or packets.missing:
         warn_of_damage(path, packets.count - lost, packets.count + packets.missing)
     rows = rows[done:]

@@ -13,7 +13,7 @@ from timesformer_jax import VideoClassifier, VideoProcessor, probe, read_clip
 from timesformer_jax.errors import VideoError
 from timesformer_jax.video import decoding, streaming
 from timesformer_jax.video.decoding import DamagedVideoWarning
-from timesformer_jax.video.windows import Windows, spread_clips
+from timesformer_jax.video.sampling import SlidingWindows, spread_clips
 
 RATE = 6.0
 SPAN = 18  # RATE * FRAMES source frames at 30 a second
@@ -35,7 +35,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize("total", [1, 17, 18, 19, 100, 1000])
 def test_windows_cover_the_video(total: int, overlap: float, fps: float | None) -> None:
-    plan = Windows(FRAMES, RATE, overlap)
+    plan = SlidingWindows(FRAMES, RATE, overlap)
     starts, span = plan.starts(total, fps), plan.span(fps)
     assert starts[0] == 0
     assert np.all(np.diff(starts) > 0)
@@ -50,7 +50,7 @@ def test_windows_cover_the_video(total: int, overlap: float, fps: float | None) 
 @pytest.mark.parametrize("overlap", [-0.1, 1.0])
 def test_impossible_overlaps(overlap: float) -> None:
     with pytest.raises(VideoError, match="overlap"):
-        Windows(FRAMES, RATE, overlap)
+        SlidingWindows(FRAMES, RATE, overlap)
 
 
 def test_clips_are_spread_from_the_beginning_to_the_end() -> None:
@@ -63,7 +63,7 @@ def test_clips_are_spread_from_the_beginning_to_the_end() -> None:
 @pytest.mark.parametrize("overlap", [0.0, 0.5])
 def test_a_window_is_the_clip_that_starts_there(classify: VideoClassifier, video: Path, overlap: float) -> None:
     answer = classify.windows(video, overlap=overlap)
-    starts = Windows(FRAMES, RATE, overlap).starts(100, 30)
+    starts = SlidingWindows(FRAMES, RATE, overlap).starts(100, 30)
     assert len(answer.windows) == len(starts)
     for start, window in zip(starts.tolist(), answer.windows, strict=True):
         frames = read_clip(video, FRAMES, sampling_rate=RATE, start=start)
@@ -80,7 +80,7 @@ def test_every_frame_is_decoded_and_prepared_once(video: Path, monkeypatch: pyte
     original = decoding.to_rgb
     monkeypatch.setattr(decoding, "to_rgb", lambda frame: converted.append(frame.pts) or original(frame))
     monkeypatch.setattr(streaming, "decode_chosen", lambda *_: pytest.fail("decoded in order"))
-    plan = Windows(FRAMES, RATE, 0.9)
+    plan = SlidingWindows(FRAMES, RATE, 0.9)
     clips = list(streaming.stream_clips(video, plan.indices, lambda frame: frame))
     assert len(clips) == len(plan.starts(100, 30)) > 40
     assert len(converted) == len(set(converted)) == len(np.unique(plan.indices(100, 30)))
@@ -92,7 +92,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     def peak(count: int) -> int:
         path = write_video(tmp_path / f"{count}.mp4", moving_pictures(count, 128, 160), gop=20)
         tracemalloc.start()
-        for _ in streaming.stream_clips(path, Windows(FRAMES, RATE, 0.5).indices, np.copy):
+        for _ in streaming.stream_clips(path, SlidingWindows(FRAMES, RATE, 0.5).indices, np.copy):
             pass
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -125,7 +125,7 @@ def test_arrays_and_unknown_lengths(video: Path) -> None:
 
 def test_a_damaged_video_streams_what_can_be_read(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", moving_pictures(100), codec="mjpeg", pix_fmt="yuvj420p")
-    plan = Windows(FRAMES, RATE, 0.5)
+    plan = SlidingWindows(FRAMES, RATE, 0.5)
     sound = list(streaming.stream_clips(path, plan.indices, lambda frame: frame))
     lost = plan.indices(100, 30)[4][1]
     destroy_packets(path, {int(lost)})
@@ -142,7 +142,7 @@ def test_a_damaged_video_streams_what_can_be_read(tmp_path: Path) -> None:
 
 def test_files_without_timestamps_stream_in_order(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.h264", moving_pictures(60), gop=10)
-    plan = Windows(FRAMES, RATE, 0.5)
+    plan = SlidingWindows(FRAMES, RATE, 0.5)
     clips = list(streaming.stream_clips(path, plan.indices, lambda frame: frame))
     for start, clip in zip(plan.starts(60, probe(path).fps).tolist(), clips, strict=True):
         np.testing.assert_array_equal(clip, read_clip(path, FRAMES, sampling_rate=RATE, start=start))
