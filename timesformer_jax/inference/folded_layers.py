@@ -24,10 +24,9 @@ class FoldedAttention(TimesformerAttention):
         """What logits are multiplied with."""
         return 1.0
 
-    @property
-    def qkv_bias(self) -> bool:
-        """Whether queries, keys and values have a bias."""
-        return True
+    def dense(self, features: int | tuple[int, ...], name: str, **options: Any) -> nn.DenseGeneral:
+        """A matrix product and a bias, into which that of the norm before it is folded."""
+        return super().dense(features, name, **(options | {"use_bias": True}))
 
 
 class AttentionOfCls(FoldedAttention):

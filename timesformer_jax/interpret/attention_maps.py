@@ -72,7 +72,10 @@ def attention_maps(
 
 def patches_beside_cls(config: TimesformerConfig, frames: int, grid: Grid) -> int:
     """How many patches CLS spreads its attention over at a time: the unit of `AttentionMaps.space`."""
-    return frames * grid[0] * grid[1] // TokenGroups(step_of_cls(config).groups, grid, frames).count
+    groups = TokenGroups(step_of_cls(config).groups, grid, frames)
+    cls, patches = (jax.ShapeDtypeStruct((1, *shape, 1, 1), bool) for shape in ((1, 1), (grid[0] * grid[1], frames)))
+    (gathered,) = jax.eval_shape(groups.gather, cls, patches)
+    return frames * grid[0] * grid[1] // gathered.shape[1]
 
 
 @functools.partial(jax.jit, static_argnums=0)

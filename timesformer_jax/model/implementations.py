@@ -54,14 +54,7 @@ def attend_in_groups(
 ) -> tuple[Float[Array, "b 1 g h k"] | None, Float[Array, "b n t h k"], Float[Array, "..."] | None]:
     """`grouped_attention` by `attend`; round a ring of devices where these share a clip's frames.
 
-    Args:
-        groups: as for `grouped_attention`, and so are the next two.
-        cls_qkv: see there.
-        qkv: see there.
-        watch: is laid around what attends within groups, to see it.
-        implementation: as for `choose_implementation`.
-        needs_probabilities: as for `choose_implementation`.
-        **options: scale, drop and precision of `softmax_attention`.
+    `watch` is laid around what attends within groups, to see it; for the others see `grouped_attention` and `attend`.
     """
     axes = ring_axes(groups, implementation)
     if axes and not needs_probabilities:

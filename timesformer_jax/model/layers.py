@@ -88,7 +88,7 @@ class TimesformerAttention(TimesformerModule):
         groups = TokenGroups(self.step.groups, self.grid, patches.shape[2])
         drop = nn.Dropout(config.attention_probs_dropout_prob, deterministic=not self.train)
         drops = self.train and config.attention_probs_dropout_prob > 0
-        project = self.dense((3, config.num_attention_heads, config.head_dim), "qkv", use_bias=self.qkv_bias)
+        project = self.dense((3, config.num_attention_heads, config.head_dim), "qkv", use_bias=config.qkv_bias)
         cls_qkv, qkv = jax.tree.map(project, (cls, patches))
 
         cls_values, values, probabilities = attend_in_groups(
@@ -111,11 +111,6 @@ class TimesformerAttention(TimesformerModule):
     def scale(self) -> float:
         """What logits are multiplied with."""
         return self.config.head_dim**-0.5
-
-    @property
-    def qkv_bias(self) -> bool:
-        """Whether queries, keys and values have a bias."""
-        return self.config.qkv_bias
 
     def output(self, values: Any) -> Any:
         """Joins the heads of CLS and of the patches (equation 8)."""

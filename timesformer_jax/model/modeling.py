@@ -120,14 +120,9 @@ class TimesformerForVideoClassification(TimesformerModule, PretrainedModel):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> TimesformerClassifierOutput:
-        """Classifies clips.
+        """Classifies clips. Pixel values and flags are those of `TimesformerModel`.
 
-        Args:
-            pixel_values: as for `TimesformerModel`, and so are all others but `labels`.
-            labels: class indices or targets; asks for the loss (see losses.py).
-            train: as for `TimesformerModel`.
-            output_hidden_states: as for `TimesformerModel`.
-            output_attentions: as for `TimesformerModel`.
+        `labels` are class indices or targets, and ask for the loss (see losses.py).
 
         Raises:
             VideoError: the pixel values have a layout, type or size that the model can't take.

@@ -9,7 +9,6 @@ lattice       "a sparse global attention over the entire clip using a stride of 
 window        "local attention by considering the neighboring F x H/2 x W/2 patches": a patch sees all frames of a
               window of ceil(rows / 2) x ceil(columns / 2) places with itself in the middle (in an even window, just
               past the middle). At the borders the window is shifted, not cut off: each patch sees as many others.
-
               Patches of the first quarter of the rows share their windows' rows, and so do those of the last quarter;
               what is between them is cut into halves: four blocks of rows, times four of columns. Each of the sixteen
               blocks of queries meets the rectangle that its windows lie in, and what lies outside of a query's own

@@ -27,7 +27,6 @@ from .sparse_groups import (
     from_lattice,
     lattice_mask,
     own_window,
-    stride,
     to_lattice,
     window_blocks,
     window_masks,
@@ -47,14 +46,6 @@ class TokenGroups:
     kind: GroupKind
     grid: Grid
     frames: int
-
-    @property
-    def count(self) -> int:
-        """How many groups there are of those that CLS takes part in."""
-        rows, columns = self.grid
-        lattice = math.prod(map(stride, (self.frames, rows, columns)))
-        counts = {"frame": self.frames, "row": self.frames * rows, "column": self.frames * columns, "lattice": lattice}
-        return counts.get(self.kind, 1)
 
     def gather(
         self, cls: Shaped[Array, "b 1 t_cls h k"] | None, patches: Shaped[Array, "b n t h k"], *, seen: bool = True
