@@ -146,3 +146,12 @@ def test_files_without_timestamps_stream_in_order(tmp_path: Path) -> None:
     clips = list(streaming.stream_clips(path, plan.indices, lambda frame: frame))
     for start, clip in zip(plan.starts(60, probe(path).fps).tolist(), clips, strict=True):
         np.testing.assert_array_equal(clip, read_clip(path, FRAMES, sampling_rate=RATE, start=start))
+
+
+def test_a_video_that_may_not_be_read(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(streaming, "open_video", refuse)
+    with pytest.raises(VideoError, match="permission denied"):
+        next(streaming.stream_clips(video, SlidingWindows(FRAMES, RATE).indices, np.copy))
