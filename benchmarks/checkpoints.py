@@ -28,7 +28,7 @@ ORBAX = """
 import numpy as np
 from pathlib import Path
 from timesformer_jax.checkpoints import save_params
-from timesformer_jax.files import write_atomically
+from timesformer_jax.support.files import write_atomically
 # The arrays as one stretch of bytes each, read as fast as a file can be.
 tree = {path.stem: np.load(path) for path in sorted(Path(sys.argv[1]).glob("*.npy"))}
 with write_atomically(Path(sys.argv[2])) as directory:

@@ -91,7 +91,7 @@ OURS = (
     + """
 import jax, jax.numpy as jnp, numpy as np
 from timesformer_jax import TimesformerConfig, TimesformerForVideoClassification, VideoProcessor
-from timesformer_jax.compilation import compiler_options, release_memory
+from timesformer_jax.support.compilation import compiler_options, release_memory
 from timesformer_jax.training.initial_model import abstract_params
 from timesformer_jax.training.optimizer import make_optimizer
 from timesformer_jax.training.recipe import TrainConfig

@@ -42,7 +42,7 @@ def test_each_weight_is_within_half_a_step() -> None:
                 np.testing.assert_array_equal(kept[name], value)
             elif "kernel" in value:
                 seen += 1
-                scale, inputs = np.asarray(scales[name]["scale"]), kernel_inputs((*path, name))
+                scale, inputs = np.asarray(scales[name]["scale"]), kernel_inputs((*path, name), value["kernel"])
                 kernel = np.asarray(kept[name]["kernel"])
                 assert kernel.dtype == np.int8
                 assert np.abs(kernel.astype(int)).max(axis=tuple(range(inputs))).min() == LARGEST

@@ -170,7 +170,7 @@ import sys
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from timesformer_jax.distributed import ProcessOptions, joined
+from timesformer_jax.support.distributed import ProcessOptions, joined
 from timesformer_jax.training.checkpointing import Checkpoints
 from timesformer_jax.training.recipe import Checkpointing
 from timesformer_jax.training.state import TrainState

@@ -29,11 +29,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from ..checkpoints.mapping import BACKBONE, Params
+from ..checkpoints.mapping import Params, set_leaf
 from ..model.embeddings import check_pixel_values, patch_grid
 from ..model.layers import TimesformerEmbeddings, TimesformerLayer, Tokens
 from ..model.modeling import TimesformerForVideoClassification
 from ..model.module import TimesformerModule
+from ..parameters import BACKBONE, axis_sizes, parameters
 from ..schemes import AttentionStep, attention_steps, steps_for_cls
 from ..video.processing import VideoProcessor
 from .folded_layers import FoldedLayer, LastFoldedLayer
@@ -156,21 +157,32 @@ def inference_module(
 
 def folded_shapes(module: InferenceModel) -> Params:
     """Shapes and types of the parameters that `fold_for_inference` makes, for compiling before they are there."""
-    config = module.config
-    grid, dtype = config.grid, jnp.float32 if module.pixel_centre is None else jnp.uint8
-    clip = jax.ShapeDtypeStruct((1, config.num_frames, *config.image_shape, config.num_channels), dtype)
-    patches = jax.ShapeDtypeStruct((1, grid[0] * grid[1], config.num_frames, config.hidden_size), module.dtype)
-    frames_of_cls = config.num_frames if config.attention_type == "space_only" else 1
-    cls = jax.ShapeDtypeStruct((1, 1, frames_of_cls, config.hidden_size), module.dtype)
-    rate = jax.ShapeDtypeStruct((), module.dtype)
+    config, sizes = module.config, axis_sizes(module.config)
+    dtype, exact = jnp.dtype(module.dtype), jnp.promote_types(module.dtype, jnp.float32)
+    shapes: Params = {}
 
-    def parameters(layer: Any, *inputs: Any) -> Params:
-        return jax.eval_shape(layer.init, jax.random.key(0), *inputs)["params"]
+    def put(path: tuple[str, ...], axes: tuple[str, ...], dtype: Any, **changed: int) -> None:
+        shape = tuple((sizes | changed)[axis] for axis in axes)
+        set_leaf(shapes, path, jax.ShapeDtypeStruct(shape, dtype))
 
-    layers = {
-        f"layer_{index}": parameters(layer, (cls, patches), rate) for index, layer in enumerate(module.layers(grid))
-    }
-    return {**parameters(module, clip), **layers}
+    for parameter in parameters(config.replace(qkv_bias=True)):  # the norms' biases go there
+        (part, *_), axes = parameter.path, (*parameter.inputs, *parameter.outputs)
+        if not parameter.in_layer:
+            if part != "layernorm" or config.num_labels == 0:
+                put(parameter.path, axes, dtype if part == "embeddings" else exact)
+            continue
+        for index in range(config.num_hidden_layers):
+            is_last = index == config.num_hidden_layers - 1
+            steps = steps_for_cls(config) if is_last else attention_steps(config)
+            if part not in ("mlp", *(step.attention for step in steps)):
+                continue
+            path = (f"layer_{index}", *parameter.path)
+            if is_last and "qkv" in path and part == steps[-1].attention:
+                put((*path[:2], "query", path[-1]), axes, dtype, qkv=1)
+                put((*path[:2], "key_value", path[-1]), axes, dtype, qkv=2)
+            else:
+                put(path, axes, dtype)
+    return shapes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,14 +15,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..checkpoints.mapping import Params
+from ..parameters import find_parameter
 from .folding import InferenceModel
 
 SCALES = "scales"
 """The collection of variables beside "params"."""
 
 LARGEST = 127
-_INPUT_AXES = {"output": 2, "patch_embeddings": 3}
-"""Of kernels that contract more than their first axis: the output projections of attention, the patch embedding."""
 
 
 def quantize(params: Params) -> dict[str, Params]:
@@ -36,7 +35,7 @@ def _quantize(tree: Params, path: tuple[str, ...]) -> tuple[Params, Params]:
     scales: Params = {}
     if "kernel" in tree:
         kernel = np.asarray(tree["kernel"]).astype(np.float32)
-        scale = _scale(kernel, kernel_inputs(path))
+        scale = _scale(kernel, kernel_inputs(path, kernel))
         kept["kernel"] = jax.device_put(np.rint(kernel / scale).astype(np.int8))
         # In float32: a scale rounded further would move whole channels.
         return kept | {"bias": tree["bias"]}, {"scale": jax.device_put(scale)}
@@ -50,9 +49,9 @@ def _quantize(tree: Params, path: tuple[str, ...]) -> tuple[Params, Params]:
     return kept, scales
 
 
-def kernel_inputs(path: tuple[str, ...]) -> int:
+def kernel_inputs(path: tuple[str, ...], kernel: Any) -> int:
     """How many leading axes of the kernel at a path are contracted."""
-    return 1 if path[-2:] == ("mlp", "output") else _INPUT_AXES.get(path[-1], 1)
+    return len(find_parameter((*path, "kernel"), kernel.shape).inputs)
 
 
 def _scale(kernel: np.ndarray, inputs: int) -> np.ndarray:
@@ -69,7 +68,7 @@ def quantized_shapes(shapes: Params, path: tuple[str, ...] = ()) -> dict[str, Pa
             kept[name] = value
         elif "kernel" in value:
             kernel = value["kernel"]
-            outputs = kernel.shape[kernel_inputs((*path, name)) :]
+            outputs = kernel.shape[kernel_inputs((*path, name), kernel) :]
             kept[name] = {"kernel": jax.ShapeDtypeStruct(kernel.shape, jnp.int8), "bias": value["bias"]}
             scales[name] = {"scale": jax.ShapeDtypeStruct(outputs, jnp.float32)}
         else:
@@ -99,8 +98,7 @@ def _dense(
     kernel, bias = layer.get_variable("params", "kernel"), layer.get_variable("params", "bias")
     # Without something of the inputs in it, XLA on a CPU would widen the kernels of all layers before it uses the first
     # (an optimization_barrier is gone by the time it plans memory). 0 * x is not known to be 0: x may be NaN.
-    if 0 not in inputs.shape:  # the last layer has no patches left
-        kernel += (0 * inputs[(0,) * inputs.ndim].astype(jnp.float32)).astype(jnp.int8)
+    kernel += (0 * inputs[(0,) * inputs.ndim].astype(jnp.float32)).astype(jnp.int8)
     axes = layer.axis if isinstance(layer.axis, tuple) else (layer.axis,)
     contracted = tuple(axis % inputs.ndim for axis in axes)
     dtype = jnp.dtype(layer.dtype)

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ..checkpoints.mapping import BACKBONE, Params
+from ..checkpoints.mapping import Params
 from ..model.attention import softmax_attention
 from ..model.embeddings import patch_grid
 from ..model.layers import TimesformerEmbeddings, TimesformerLayer, Tokens
 from ..model.modeling import TimesformerForVideoClassification, TimesformerModel
 from ..model.token_groups import Grid, TokenGroups
+from ..parameters import BACKBONE
 from ..schemes import AttentionStep, attention_steps
 
 Model = TimesformerModel | TimesformerForVideoClassification

@@ -10,12 +10,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Float32, UInt8
 
 from ..checkpoints.hub import HubOptions
-from ..checkpoints.mapping import BACKBONE, Params
+from ..checkpoints.mapping import Params
 from ..checkpoints.open import load_checkpoint, processor_for
 from ..checkpoints.source import Source
 from ..config import TimesformerConfig
 from ..errors import ConfigError
 from ..model.modeling import TimesformerForVideoClassification, TimesformerModel
+from ..parameters import BACKBONE
 from ..video.processing import VideoProcessor
 from ..video.reading import Video, read_clip
 

@@ -184,7 +184,7 @@ class TimesformerLayer(TimesformerModule):
 
     def attend(
         self, step: AttentionStep, cls: Array, patches: Array, drop_path_rate: Array
-    ) -> tuple[Array | None, Array, Array | None]:
+    ) -> tuple[Array | None, Any, Array | None]:
         """What a step adds to CLS (None: nothing) and to the patches (equation 8), and its probabilities."""
         norm = self.layer_norm(step.norm)
         attention = self.attention_class(step, patches)(
@@ -196,7 +196,7 @@ class TimesformerLayer(TimesformerModule):
             name=step.attention,
         )
         *residuals, probabilities = attention(norm(cls) if step.with_cls else None, norm(patches))
-        branches = TokenGroups(step.groups, self.grid, patches.shape[2]).branches(len(patches))
+        branches = TokenGroups(step.groups, self.grid, patches.shape[2]).branches(patches.shape[0])
         cls_residual, residual = self.finish(step, residuals, self.drop_path(drop_path_rate, branches))
         if cls_residual is not None and cls.shape[2] < cls_residual.shape[2]:  # each frame had a copy of the clip's CLS
             cls_residual = cls_residual.mean(axis=2, keepdims=True)
@@ -221,7 +221,7 @@ class TimesformerLayer(TimesformerModule):
     def add_mlp(self, tokens: Any, drop_path_rate: Array) -> Any:
         """The MLP on each token, and the residual around it (equation 9)."""
         norm, mlp = self.layer_norm("layernorm_after"), TimesformerMlp(**self.settings(), name="mlp")
-        scale = self.drop_path(drop_path_rate, (len(tokens[0]), 1, tokens[0].shape[2], 1))
+        scale = self.drop_path(drop_path_rate, (tokens[0].shape[0], 1, tokens[0].shape[2], 1))
         return jax.tree.map(lambda part: part + scale * mlp(norm(part), train=self.train), tokens)
 
     def drop_path(self, rate: Array, shape: tuple[int, ...]) -> Array | int:
