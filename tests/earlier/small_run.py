@@ -1,4 +1,8 @@
-"""The training run beside this file: its videos, which are made anew whenever they are needed, and its recipe."""
+"""The training run beside this file: its videos, which are made anew whenever they are needed, and its recipe.
+
+There is dropout of attention probabilities and of branches, but none of tokens: after the output projection of attention
+today's code draws other masks (see CHANGELOG.md).
+"""
 
 from pathlib import Path
 
@@ -57,7 +61,6 @@ def recipe(videos: str) -> TrainConfig:
             initializer_range=0.5,
             time_initializer_range=0.5,
             drop_path_rate=0.3,
-            dropout=0.1,
             attention_dropout=0.2,
         ),
         optimizer=Optimizer(

@@ -14,8 +14,7 @@ from reference import ATTENTION_TYPES, BATCH, QUICK_COMPILE, check_outputs, clip
 from transformers.models.timesformer import modeling_timesformer
 
 import timesformer_jax.model.layers
-from timesformer_jax.model.attention import stochastic_depth_scale
-from timesformer_jax.model.layers import TimesformerEmbeddings
+from timesformer_jax.model.layers import TimesformerEmbeddings, stochastic_depth_scale
 
 FRAMES, PATCHES, WIDTH, HEADS, MLP = 5, 9, 24, 3, 40  # of the tiny model
 TOKENS = {
