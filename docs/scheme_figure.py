@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from timesformer_jax.config import AttentionType, TimesformerConfig
-from timesformer_jax.model.token_groups import Grid, TokenGroups
+from timesformer_jax.model.sparse_groups import Grid
+from timesformer_jax.model.token_groups import TokenGroups
 from timesformer_jax.schemes import GroupKind, attention_steps
 
 _QUERY, _STEPS, _UNSEEN = "#1f4e8c", ("#e8a33d", "#4f9d69", "#b8578a"), "#eceff2"

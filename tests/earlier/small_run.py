@@ -1,7 +1,7 @@
 """The training run beside this file: its videos, which are made anew whenever they are needed, and its recipe.
 
-There is dropout of attention probabilities and of branches, but none of tokens: after the output projection of attention
-today's code draws other masks (see CHANGELOG.md).
+There is dropout of attention probabilities and of branches, but none of tokens: today's code draws other masks after
+the output projection of attention (see CHANGELOG.md).
 """
 
 from pathlib import Path

@@ -8,7 +8,8 @@ import pytest
 from numpy_timesformer import span
 from scheme_figure import scheme_figure, seen_patches
 
-from timesformer_jax.model.token_groups import TokenGroups, query_blocks, window, window_masks
+from timesformer_jax.model.sparse_groups import query_blocks, window, window_masks
+from timesformer_jax.model.token_groups import TokenGroups
 from timesformer_jax.schemes import GroupKind
 
 SIZES = [(2, 4, 6), (5, 3, 3), (4, 7, 2), (1, 5, 3), (1, 1, 1), (3, 1, 4)]

@@ -101,8 +101,9 @@ class RunDirectory(RunLayout):
                 raise RunError(f"{self.path} holds other things than a training run; choose another directory.")
             self._write_config(values)
             return
-        found = dict(flat(read_json(self.config, RunError)))
-        wanted = dict(flat(values))
+        # A setting that is newer than the run was at its default.
+        defaults = json.loads(json.dumps(dataclasses.asdict(TrainConfig())))
+        found, wanted = dict(flat(defaults)) | dict(flat(read_json(self.config, RunError))), dict(flat(values))
         differences = [
             f"{name} is {json.dumps(wanted.get(name))} here and {json.dumps(found.get(name))} there"
             for name in sorted(found.keys() | wanted.keys())
