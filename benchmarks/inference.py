@@ -39,10 +39,10 @@ ALONE = ("joint-96x1",)
 TOLERANCE = 2e-5
 """Of the largest logit: a few times float32's rounding, through all layers."""
 
-Row = tuple[str, int, int]
+Case = tuple[str, int, int]
 
 
-def parse(name: str) -> Row:
+def parse(name: str) -> Case:
     """Attention, frames and clips of a row."""
     kind, _, sizes = name.partition("-")
     frames, _, clips = sizes.partition("x")

@@ -9,7 +9,7 @@ from ..inference.classifier import VideoClassifier
 from ..inference.predictions import Prediction, best_predictions
 from ..interpret.choices import Choices, Method
 from ..interpret.figures import save_figure
-from ..interpret.methods import looks, missing_methods
+from ..interpret.methods import interpret_clip, missing_methods
 from ..interpret.video_encoder import VideoEncoder
 from ..model.modeling import TimesformerForVideoClassification
 
@@ -97,7 +97,7 @@ class Explainer:
         # The same frames for both, for nothing is computed in float64 here.
         frames = self.classify.prepare(self.classify.read(video))
         logits = self.classify.forward(frames[None])[0]
-        (found,) = looks(self.encoder, frames, [method], choices)
+        (found,) = interpret_clip(self.encoder, frames, [method], choices)
         picture, animation = directory / f"{method}.png", None
         save_figure(found.figure, picture)
         if found.animate is not None:

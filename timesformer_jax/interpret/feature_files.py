@@ -17,7 +17,7 @@ from ..support.files import write_atomically
 
 SUFFIXES = (".safetensors", ".npz", ".parquet")
 
-Row = Callable[[int, str], np.ndarray]
+ReadFeature = Callable[[int, str], np.ndarray]
 """The embedding of one kind of the video with this number."""
 
 
@@ -39,7 +39,7 @@ class Features:
 
 
 @dataclasses.dataclass(frozen=True)
-class Contents:
+class FeatureTable:
     """What a file is to hold.
 
     Attributes:
@@ -54,7 +54,7 @@ class Contents:
     videos: Sequence[str]
     shapes: Mapping[str, tuple[int, ...]]
     dtype: np.dtype
-    row: Row
+    row: ReadFeature
     failures: Mapping[str, str]
     settings: Mapping[str, Any]
 
@@ -81,7 +81,7 @@ def require_writable(file: Path, *, overwrite: bool) -> None:
         _pyarrow(file)
 
 
-def write_features(file: Path, contents: Contents) -> None:
+def write_features(file: Path, contents: FeatureTable) -> None:
     """Writes one file, whole or not at all; the suffix tells the format."""
     write = {".safetensors": _write_safetensors, ".npz": _write_npz, ".parquet": _write_parquet}[file.suffix]
     with write_atomically(file) as temporary:
@@ -110,7 +110,7 @@ def read_features(file: str | PathLike[str]) -> Features:
     return Features(tuple(videos), embeddings, failures, settings)
 
 
-def _write_safetensors(path: Path, contents: Contents) -> None:
+def _write_safetensors(path: Path, contents: FeatureTable) -> None:
     # By hand, for the library wants every tensor whole in memory.
     header: dict[str, Any] = {"__metadata__": contents.notes()}
     end, number = 0, contents.dtype.itemsize
@@ -134,7 +134,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
         return {kind: file.get_tensor(kind) for kind in file.keys()}, file.metadata()  # noqa: SIM118
 
 
-def _write_npz(path: Path, contents: Contents) -> None:
+def _write_npz(path: Path, contents: FeatureTable) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for kind, shape in contents.shapes.items():
             with archive.open(f"{kind}.npy", "w", force_zip64=True) as stream:
@@ -154,7 +154,7 @@ def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return arrays, notes
 
 
-def _write_parquet(path: Path, contents: Contents) -> None:
+def _write_parquet(path: Path, contents: FeatureTable) -> None:
     pyarrow, parquet = _pyarrow(path)
     number = pyarrow.from_numpy_dtype(contents.dtype)
     kinds = {kind: pyarrow.list_(number, math.prod(shape)) for kind, shape in contents.shapes.items()}

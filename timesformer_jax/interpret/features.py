@@ -4,16 +4,13 @@ Each finished video is kept in a directory beside the file until all are done, s
 where it was.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,12 +26,13 @@ from ..errors import TimesformerError, VideoError
 from ..model.modeling import TimesformerModel
 from ..support.compilation import compiler_options
 from ..support.files import write_atomically
-from .feature_files import Contents, require_writable, write_features
+from ..support.prefetch import batched, prefetch_map
+from .feature_files import FeatureTable, require_writable, write_features
 from .layer_attentions import Model, backbone, grid_of
 from .relevance import final_norm
 from .video_encoder import VideoEncoder
 
-Kind = Literal["cls", "frames", "patches"]
+EmbeddingKind = Literal["cls", "frames", "patches"]
 Frames = UInt8[np.ndarray, "t h w 3"]
 
 
@@ -97,7 +95,7 @@ def extract_features(
     videos: Sequence[str | Path],
     file: str | Path,
     *,
-    kinds: Sequence[Kind] = ("cls", "frames"),
+    kinds: Sequence[EmbeddingKind] = ("cls", "frames"),
     batch_size: int = 1,
     storage: Literal["float32", "float16"] = "float32",
     overwrite: bool = False,
@@ -137,8 +135,15 @@ def extract_features(
     finished = {name for name, path in paths.items() if _is_whole(path)}
     done(len(finished))
     failures: dict[str, str] = {}
-    clips = _read_ahead(encoder, [name for name in paths if name not in finished], batch_size + 1)
-    while batch := list(itertools.islice(clips, batch_size)):
+
+    def read(name: str) -> Frames | VideoError:
+        try:
+            return encoder.read(name)
+        except VideoError as error:
+            return error
+
+    remaining = (name for name in paths if name not in finished)
+    for batch in batched(prefetch_map(remaining, read, workers=2, most=batch_size + 1), batch_size):
         readable: list[tuple[str, Frames]] = []
         for name, frames in batch:
             if isinstance(frames, VideoError):
@@ -167,7 +172,7 @@ def _join(
     file: Path,
     names: list[str],
     paths: Mapping[str, Path],
-    kinds: Sequence[Kind],
+    kinds: Sequence[EmbeddingKind],
     failures: Mapping[str, str],
     settings: Mapping[str, Any],
 ) -> None:
@@ -178,29 +183,8 @@ def _join(
     first = load(names[0])
     shapes = {kind: first[kind].shape for kind in kinds}
     dtype = first[kinds[0]].dtype
-    contents = Contents(names, shapes, dtype, lambda i, kind: load(names[i])[kind], failures, settings)
+    contents = FeatureTable(names, shapes, dtype, lambda i, kind: load(names[i])[kind], failures, settings)
     write_features(file, contents)
-
-
-def _read_ahead(encoder: VideoEncoder, names: list[str], ahead: int) -> Iterator[tuple[str, Frames | VideoError]]:
-    """The clips in order, decoded in threads while the device computes."""
-
-    def read(name: str) -> Frames | VideoError:
-        try:
-            return encoder.read(name)
-        except VideoError as error:
-            return error
-
-    waiting = iter(names)
-    with ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as at_the_end:
-        at_the_end.callback(pool.shutdown, wait=False, cancel_futures=True)
-        pending: list[tuple[str, Future[Frames | VideoError]]] = []
-        while True:
-            pending += [(name, pool.submit(read, name)) for name in itertools.islice(waiting, ahead - len(pending))]
-            if not pending:
-                return
-            name, clip = pending.pop(0)
-            yield name, clip.result()
 
 
 def _settings(encoder: VideoEncoder, kinds: Sequence[str], storage: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Ways of looking at a clip: each gives a picture, maps that can be laid over frames in motion, and the numbers."""
+"""The methods of interpretation: each gives a picture, maps that can be laid over frames in motion, and the numbers."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ Maps = Float[np.ndarray, "t rows columns"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
+class Interpretation:
     """What one method shows of a clip.
 
     Attributes:
@@ -54,8 +54,10 @@ def missing_methods(encoder: VideoEncoder) -> dict[Method, str]:
     return missing
 
 
-def looks(encoder: VideoEncoder, frames: Frames, methods: Sequence[Method], choices: Choices) -> Iterator[Look]:
-    """Looks at a clip in several ways, one after the other.
+def interpret_clip(
+    encoder: VideoEncoder, frames: Frames, methods: Sequence[Method], choices: Choices
+) -> Iterator[Interpretation]:
+    """Interprets what a model makes of a clip by several methods, one after the other.
 
     Args:
         encoder: the model with its preprocessing.
@@ -64,12 +66,12 @@ def looks(encoder: VideoEncoder, frames: Frames, methods: Sequence[Method], choi
         choices: what to look at.
     """
     # Spatial and temporal attention come from the same pass through the model.
-    steps: dict[Method, Callable[[], Iterator[Look]]] = {
+    steps: dict[Method, Callable[[], Iterator[Interpretation]]] = {
         "attention": lambda: _attention(encoder, frames, methods, choices),
         "temporal": lambda: _attention(encoder, frames, methods, choices),
         "rollout": lambda: _rollout(encoder, frames),
         "relevance": lambda: _relevance(encoder, frames, choices),
-        "embeddings": lambda: iter([Look("embeddings", embedding_figure(encoder.model, encoder.params), {})]),
+        "embeddings": lambda: iter([Interpretation("embeddings", embedding_figure(encoder.model, encoder.params), {})]),
     }
     done: set[Method] = set()
     for method in methods:
@@ -78,7 +80,9 @@ def looks(encoder: VideoEncoder, frames: Frames, methods: Sequence[Method], choi
             yield from steps[method]()
 
 
-def _attention(encoder: VideoEncoder, frames: Frames, methods: Sequence[Method], choices: Choices) -> Iterator[Look]:
+def _attention(
+    encoder: VideoEncoder, frames: Frames, methods: Sequence[Method], choices: Choices
+) -> Iterator[Interpretation]:
     config, pictures = encoder.model.config, encoder.rgb(frames)
     height, width = config.patch_shape
     patch = choices.patch or (frames.shape[1] // height // 2, frames.shape[2] // width // 2)
@@ -99,10 +103,10 @@ def _attention(encoder: VideoEncoder, frames: Frames, methods: Sequence[Method],
     if found.time is not None:
         title = f"temporal attention of a patch, {choices.words}"
         figure = temporal_figure(pictures, choices.reduce(found.time[:, 0]), patch, config.patch_shape, title)
-        yield Look("temporal", figure, {"temporal": found.time[:, 0], "temporal_patch": np.array(patch)})
+        yield Interpretation("temporal", figure, {"temporal": found.time[:, 0], "temporal_patch": np.array(patch)})
 
 
-def _rollout(encoder: VideoEncoder, frames: Frames) -> Iterator[Look]:
+def _rollout(encoder: VideoEncoder, frames: Frames) -> Iterator[Interpretation]:
     shares, of_cls = attention_rollout(encoder.model, encoder.params, encoder.pixel_values(frames[None]))
     maps, own = shares[0], float(of_cls[0])
     title = f"attention rollout: where CLS comes from ({own:.1%} from itself)"
@@ -111,7 +115,7 @@ def _rollout(encoder: VideoEncoder, frames: Frames) -> Iterator[Look]:
     yield _over_frames("rollout", encoder.rgb(frames), maps / even, "share / even share", title, arrays)
 
 
-def _relevance(encoder: VideoEncoder, frames: Frames, choices: Choices) -> Iterator[Look]:
+def _relevance(encoder: VideoEncoder, frames: Frames, choices: Choices) -> Iterator[Interpretation]:
     classes = None if choices.target is None else [choices.target]
     relevances, logits = class_relevance(encoder.model, encoder.params, encoder.pixel_values(frames[None]), classes)
     maps = relevances[0]
@@ -124,7 +128,7 @@ def _relevance(encoder: VideoEncoder, frames: Frames, choices: Choices) -> Itera
 
 def _over_frames(
     name: Method, frames: Frames, maps: Maps, label: str, title: str, arrays: Mapping[str, np.ndarray]
-) -> Look:
+) -> Interpretation:
     scale = Scale.of(maps, label)
     animate = functools.partial(write_animation, frames=frames, maps=maps, scale=scale, title=title)
-    return Look(name, overlay_figure(frames, maps, scale, title), arrays, animate)
+    return Interpretation(name, overlay_figure(frames, maps, scale, title), arrays, animate)

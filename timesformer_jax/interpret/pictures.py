@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from ..support.files import write_atomically
 from .choices import Choices, Method
 from .figures import save_figure
-from .methods import looks
+from .methods import interpret_clip
 from .video_encoder import VideoEncoder
 
 
@@ -38,13 +38,13 @@ def draw(
     """
     arrays: dict[str, np.ndarray] = {"frames": encoder.rgb(frames)}
     files: list[Path] = []
-    for look in looks(encoder, frames, methods, choices):
-        arrays |= look.arrays
-        files.append(directory / f"{look.name}.png")
-        save_figure(look.figure, files[-1])
-        if animation is not None and look.animate is not None:
-            files.append(directory / f"{look.name}.{animation}")
-            look.animate(files[-1])
+    for found in interpret_clip(encoder, frames, methods, choices):
+        arrays |= found.arrays
+        files.append(directory / f"{found.name}.png")
+        save_figure(found.figure, files[-1])
+        if animation is not None and found.animate is not None:
+            files.append(directory / f"{found.name}.{animation}")
+            found.animate(files[-1])
     with write_atomically(directory / "arrays.npz") as temporary:
         np.savez(temporary, **cast(dict[str, Any], arrays))
     return [*files, directory / "arrays.npz"]
