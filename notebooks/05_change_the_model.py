@@ -54,8 +54,8 @@ from timesformer_jax.model.token_groups import TokenGroups
 class SplitAttention(TimesformerModule):
     """Half of the heads attend over space, the other half over time.
 
-    CLS is copied into each frame, and the copies are averaged, as in divided attention. It has no place of its own, so
-    its half for time sees CLS alone: attention to one token gives that token's value.
+    Each frame has a CLS. It has no place of its own, so its half for time sees CLS alone: attention to one token gives
+    that token's value.
     """
 
     @nn.compact
@@ -66,20 +66,23 @@ class SplitAttention(TimesformerModule):
         frame, place = (TokenGroups(kind, config.grid, frames) for kind in ("frame", "time"))
         cls_space, space, _ = grouped_attention(frame, cls_qkv[..., :half, :], qkv[..., :half, :])
         _, time, _ = grouped_attention(place, None, qkv[..., half:, :])
-        cls_heads = jnp.concatenate([cls_space.mean(axis=2, keepdims=True), cls_qkv[:, :, :, 2, half:]], axis=-2)
+        cls_heads = jnp.concatenate([cls_space, cls_qkv[:, :, :, 2, half:]], axis=-2)
         output = self.dense(config.hidden_size, "output", axis=(-2, -1))
         return output(cls_heads), output(jnp.concatenate([space, time], axis=-2))
 
 
 class SplitLayer(TimesformerModule):
-    """The layer around it: CLS and patches are two arrays."""
+    """The layer around it. CLS is copied into each frame, and the copies are averaged after the MLP."""
 
     @nn.compact
     def __call__(self, tokens, _):
+        cls, patches = tokens
+        tokens = jnp.repeat(cls, patches.shape[2], axis=2), patches
         norm, attention = self.layer_norm("layernorm_before"), SplitAttention(**self.settings(), name="attention")
         tokens = jax.tree.map(jnp.add, tokens, attention(*map(norm, tokens)))
         norm, mlp = self.layer_norm("layernorm_after"), TimesformerMlp(**self.settings(), name="mlp")
-        return tuple(part + mlp(norm(part)) for part in tokens), None
+        cls, patches = (part + mlp(norm(part)) for part in tokens)
+        return (cls.mean(axis=2, keepdims=True), patches), None
 
 
 # %% [markdown]
