@@ -5,7 +5,7 @@ It is drawn from the functions that the model computes with, not from a descript
     save_figure(scheme_figure(), Path("docs/images/schemes.png"))
 """
 
-from typing import Any, get_args
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -72,7 +72,7 @@ def scheme_figure(grid: Grid = (8, 8), frames: int = 5) -> Figure:
         frames: of the clip.
     """
     place = (frames // 2, grid[0] // 2, grid[1] // 2)
-    schemes = sorted(get_args(AttentionType), key=list(_NAMES).index)
+    schemes = list(_NAMES)
     figure = Figure(figsize=(2.1 * len(schemes), 1.55 * frames + 1.5), layout="constrained")
     axes: Any = figure.subplots(frames, len(schemes), squeeze=False)
     for column, scheme in enumerate(schemes):

@@ -29,7 +29,7 @@ import transformers
 from safetensors.numpy import load_file
 
 from timesformer_jax import TimesformerForVideoClassification
-from timesformer_jax.conversion.convert import convert_flax_to_hf, convert_hf_to_flax
+from timesformer_jax.conversion import convert_flax_to_hf, convert_hf_to_flax
 
 jax.config.update("jax_enable_x64", True)  # for the comparison in float64
 transformers.logging.disable_progress_bar()

@@ -36,41 +36,53 @@ from flax.traverse_util import path_aware_map
 
 from timesformer_jax import TimesformerConfig, TimesformerForVideoClassification, VideoProcessor
 from timesformer_jax.data.motion import MotionTask, motion_clip
-from timesformer_jax.model.attention import spatial_attention, temporal_attention
+from timesformer_jax.model.attention import grouped_attention
 from timesformer_jax.model.layers import TimesformerEmbeddings, TimesformerMlp
 from timesformer_jax.model.module import TimesformerModule
 from timesformer_jax.model.remat import scan_layers
+from timesformer_jax.model.token_groups import TokenGroups
 
 # %% [markdown]
 # ## The scheme
 #
-# `spatial_attention` and `temporal_attention` are pure functions on the projections of a block of tokens, laid out as
-# (batch, places, frames, 3, heads, width of a head). Heads are an axis like any other, so they can be shared out.
+# `grouped_attention` is a pure function of queries, keys and values, laid out as (batch, places, frames, 3, heads,
+# width of a head), with those of CLS apart. `TokenGroups` says which tokens see each other: those of a frame, or a
+# place in all frames. Heads are an axis like any other, so they can be shared out.
 
 
 # %%
 class SplitAttention(TimesformerModule):
-    """Half of the heads attend over space, the other half over time."""
+    """Half of the heads attend over space, the other half over time.
+
+    Each frame has a CLS. It has no place of its own, so its half for time sees CLS alone: attention to one token gives
+    that token's value.
+    """
 
     @nn.compact
-    def __call__(self, tokens):
-        heads = self.config.num_attention_heads
-        qkv = self.dense((3, heads, self.config.head_dim), "qkv")(tokens)
-        space, _ = spatial_attention(qkv[..., : heads // 2, :])
-        time, _ = temporal_attention(qkv[..., heads // 2 :, :])
-        return self.dense(self.config.hidden_size, "output", axis=(-2, -1))(jnp.concatenate([space, time], axis=-2))
+    def __call__(self, cls, patches):
+        config, half, frames = self.config, self.config.num_attention_heads // 2, patches.shape[2]
+        project = self.dense((3, config.num_attention_heads, config.head_dim), "qkv")
+        cls_qkv, qkv = project(cls), project(patches)
+        frame, place = (TokenGroups(kind, config.grid, frames) for kind in ("frame", "time"))
+        cls_space, space, _ = grouped_attention(frame, cls_qkv[..., :half, :], qkv[..., :half, :])
+        _, time, _ = grouped_attention(place, None, qkv[..., half:, :])
+        cls_heads = jnp.concatenate([cls_space, cls_qkv[:, :, :, 2, half:]], axis=-2)
+        output = self.dense(config.hidden_size, "output", axis=(-2, -1))
+        return output(cls_heads), output(jnp.concatenate([space, time], axis=-2))
 
 
 class SplitLayer(TimesformerModule):
-    """The layer around it. CLS is copied into each frame, and the copies are averaged, as in divided attention."""
+    """The layer around it. CLS is copied into each frame, and the copies are averaged after the MLP."""
 
     @nn.compact
     def __call__(self, tokens, _):
         cls, patches = tokens
-        x = jnp.concatenate([jnp.repeat(cls, patches.shape[2], axis=2), patches], axis=1)
-        x = x + SplitAttention(**self.settings(), name="attention")(self.layer_norm("layernorm_before")(x))
-        x = x + TimesformerMlp(**self.settings(), name="mlp")(self.layer_norm("layernorm_after")(x))
-        return (x[:, :1].mean(axis=2, keepdims=True), x[:, 1:]), None
+        tokens = jnp.repeat(cls, patches.shape[2], axis=2), patches
+        norm, attention = self.layer_norm("layernorm_before"), SplitAttention(**self.settings(), name="attention")
+        tokens = jax.tree.map(jnp.add, tokens, attention(*map(norm, tokens)))
+        norm, mlp = self.layer_norm("layernorm_after"), TimesformerMlp(**self.settings(), name="mlp")
+        cls, patches = (part + mlp(norm(part)) for part in tokens)
+        return (cls.mean(axis=2, keepdims=True), patches), None
 
 
 # %% [markdown]
@@ -204,8 +216,9 @@ for axis in (left, right):
 
 # %% [markdown]
 # Space-only attention never gets past the dotted line: it sees which pair a clip belongs to, and guesses which of the
-# two it is. One short run from one seed ranks the others no further than that; `benchmarks/motion.py` trains longer,
-# over several seeds.
+# two it is. One short run from one seed ranks the others no further than that; `timesformer ablate` trains variants
+# with the same budget from several seeds ([docs/ablations.md](../docs/ablations.md)).
 #
-# A scheme that proves itself moves into the package: a function in `attention.py`, its place in `layers.py`, rows in
-# `checkpoints/mapping.py`, and a test that compares it with a plain loop over tokens.
+# A scheme that proves itself moves into the package, where it costs at most four files: its name, its steps, the
+# groups of tokens that they need, and their probabilities among the outputs
+# ([docs/extending.md](../docs/extending.md)). Parameters, checkpoints and shardings follow from the steps.

@@ -9,7 +9,7 @@ averages the frames before the final norm; embeddings for another size are taken
 floor(i * old / new).
 
 Sparse local-global and axial attention, whose code the authors never released, are whole matrices over all tokens of
-the clip here, masked by what the coordinates of two tokens say; schemes.py and neighbourhoods.py tell the choices.
+the clip here, masked by what the coordinates of two tokens say; schemes.py and sparse_groups.py tell the choices.
 """
 
 import dataclasses

@@ -2,11 +2,13 @@
 
 The Python of a page runs from top to bottom in one namespace, its bash blocks in shells that stop at the first failure.
 Both run where the names that the pages use stand for tiny things: the published checkpoint, an ImageNet ViT, videos,
-lists of them. A block that can't run says why, above it: `<!-- skip: next "reason" -->`.
+lists of them. A block that can't run says why, above it: `<!-- skip: next "reason" -->`. What docs/extending.md adds to
+the package runs on a copy of it that its diffs are applied to.
 """
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -29,21 +31,25 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PUBLISHED, VIT = "facebook/timesformer-base-finetuned-k400", "google/vit-base-patch16-224-in21k"
 
+EXTENDING = ROOT / "docs" / "extending.md"
+EXTENDED_FILES = {"An attention scheme": 4, "A checkpoint format": 2, "An augmentation": 2, "A command": 2}
+"""How many files each extension may touch."""
+
 LONG_PYTHON = ("README.md", "converting.md", "inference.md", "training.md")
 """Pages whose Python compiles many programs, or trains."""
 
 
-def run_bash(example: Example) -> None:
+def run_bash(commands: str) -> None:
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # tiny models take longer to compile than to run
     }
-    command = ["bash", "-e", "-o", "pipefail", "-c", str(example.parsed)]
+    command = ["bash", "-e", "-o", "pipefail", "-c", commands]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, f"{example.parsed}{result.stdout}{result.stderr}"
+    assert result.returncode == 0, f"{commands}{result.stdout}{result.stderr}"
 
 
-LANGUAGES = {"python": PythonEvaluator(), "bash": run_bash}
+LANGUAGES = {"python": PythonEvaluator(), "bash": lambda example: run_bash(str(example.parsed))}
 
 
 def blocks(page: Path, language: str) -> list[Example]:
@@ -62,7 +68,8 @@ def run(page: Path, language: str) -> None:
 
 
 def pages_with(language: str) -> list[Path]:
-    return [page for page in PAGES if f"```{language}\n" in page.read_text(encoding="utf-8")]
+    pages = [page for page in PAGES if page != EXTENDING]
+    return [page for page in pages if f"```{language}\n" in page.read_text(encoding="utf-8")]
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +126,44 @@ def test_commands(page: Path) -> None:
     run(page, "bash")
 
 
+def extension(heading: str, directory: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """Applies the diffs of a section of docs/extending.md to a copy of the package.
+
+    Returns:
+        The files that the diffs touch, and the section's other blocks with their languages.
+    """
+    (section,) = re.findall(rf"^## {heading}$(.*?)(?=^## |\Z)", EXTENDING.read_text(encoding="utf-8"), re.S | re.M)
+    fenced = re.findall(r"^```(\w+)\n(.*?)^```$", section, re.S | re.M)
+    diff = "".join(text for language, text in fenced if language == "diff")
+    shutil.copytree(
+        ROOT / "timesformer_jax", directory / "timesformer_jax", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    apply = ["git", "apply", "--whitespace=error-all", "-"]
+    outside = os.environ | {"GIT_CEILING_DIRECTORIES": str(directory.parent)}  # of any repository
+    result = subprocess.run(apply, cwd=directory, input=diff, env=outside, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"the diff of '{heading}' fits the package no more: {result.stderr}"
+    files = re.findall(r"^diff --git a/(\S+)", diff, re.M)
+    return files, [(language, text) for language, text in fenced if language != "diff"]
+
+
+@pytest.mark.parametrize("heading", EXTENDED_FILES)
+def test_extensions_fit_the_package_and_touch_few_files(heading: str, tmp_path: Path) -> None:
+    files, _ = extension(heading, tmp_path)
+    assert 0 < len(files) <= EXTENDED_FILES[heading], files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("heading", EXTENDED_FILES)
+def test_extensions(heading: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of each section run on the package with its diffs."""
+    _, others = extension(heading, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for language, text in others:
+        command = f"{shlex.quote(sys.executable)} - <<'END'\n{text}END\n" if language == "python" else text
+        run_bash(command)
+
+
 @pytest.mark.usefixtures("quick_compile", "elsewhere")
 def test_the_nearest_neighbour_is_the_twin(capsys: pytest.CaptureFixture[str]) -> None:
     run(ROOT / "docs" / "features.md", "python")
@@ -148,7 +193,7 @@ def test_skipped_blocks(page: Path, line: int, reason: str) -> None:
 def test_every_block_says_its_language(page: Path) -> None:
     """Else it would be neither run nor skipped with a reason."""
     fences = re.findall(r"^```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(fences[::2]) <= {"python", "bash", "text"}
+    assert set(fences[::2]) <= {"python", "bash", "text"} | ({"diff"} if page == EXTENDING else set())
     assert set(fences[1::2]) <= {""}
 
 

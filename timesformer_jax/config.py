@@ -58,7 +58,7 @@ class TimesformerConfig:
         num_labels: classes; 0 leaves the classifier out. From `id2label` where that is given, else 2.
         id2label: class index -> name; "LABEL_0" and so on when not given.
         label2id: name -> class index; the inverse of `id2label` when not given.
-        problem_type: which loss `labels` are scored with; None lets the labels' type decide (see losses.py).
+        problem_type: which loss `labels` are scored with; None lets the labels' type decide (see model/losses.py).
         sampling_rate: how a clip is taken from a video. A number: source frames from one sampled frame to the next in
             a video of 30 frames per second (the "32" of the paper's 8x32). "segments": one frame from each of
             `num_frames` equal parts of the video. None: not known. Not a field of Transformers, nor are the next two.

@@ -148,7 +148,7 @@ def has_time_embeddings(config: TimesformerConfig) -> bool:
 
 def unknown_to_transformers(config: TimesformerConfig) -> str | None:
     """What of a config Transformers has no model for; None where it has one."""
-    if config.attention_type in ("sparse_local_global", "axial"):
+    if config.attention_type not in ("divided_space_time", "joint_space_time", "space_only"):
         return f"attention_type {config.attention_type!r}"
     if config.attention_order != "time_space":
         return f"attention_order {config.attention_order!r}"

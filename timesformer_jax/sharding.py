@@ -120,7 +120,7 @@ class ShardingRules:
         )
 
 
-# What modeling.py writes at block boundaries.
+# What model/layers.py writes at block boundaries.
 _ACTIVATION_AXES = (("batch", "parallel", "attended", "hidden"), ("batch", "attended", "parallel", "hidden"))
 
 

@@ -15,7 +15,7 @@ class TimesformerModelOutput:
             attention (b, t, 1 + n, d).
         attentions: of each layer, the spatial probabilities (b, t, h, 1 + n, 1 + n); with joint attention
             (b, h, 1 + n*t, 1 + n*t); with axial attention those over height, (b, t * columns, h, 1 + rows, 1 + rows),
-            group by group of neighbourhoods.py, CLS first; with sparse local-global attention those over the lattice,
+            group by group of token_groups.py, CLS first; with sparse local-global attention those over the lattice,
             (b, groups, h, 1 + m, 1 + m), zero where a group of an odd length is padded.
         temporal_attentions: of each layer of divided and of axial attention, (b, n, h, t, t).
         width_attentions: of each layer of axial attention, (b, t * rows, h, 1 + columns, 1 + columns), CLS first.
