@@ -36,6 +36,8 @@ from timesformer_jax.interpret.relevance import class_relevance
 from timesformer_jax.interpret.rollout import attention_rollout
 from timesformer_jax.interpret.video_encoder import VideoEncoder
 
+plt.rcParams["figure.dpi"] = 72  # keeps the notebook small
+
 # %% [markdown]
 # ## A model and a video
 
