@@ -81,7 +81,7 @@ def grouped_attention(
 
     Returns:
         What each group's copy of CLS gets, what the patches get, and the probabilities as `TokenGroups.probabilities`
-        lays them out (None where `attend` does not hold them).
+        lays them out (None where `attend` does not hold all of them).
     """
     cls_parts = (None,) * 3 if cls_qkv is None else split_projections(cls_qkv)
     parts = zip(cls_parts, split_projections(qkv), strict=True)
@@ -91,7 +91,7 @@ def grouped_attention(
     ]
     cls_values, values = groups.scatter([values for values, _ in attended])
     held = [probabilities for _, probabilities in attended if probabilities is not None]
-    return cls_values, values, groups.probabilities(held) if held else None
+    return cls_values, values, groups.probabilities(held) if len(held) == len(attended) else None
 
 
 def split_projections(projections: Float[Array, "b s t c h k"]) -> tuple[Float[Array, "b s t h k"], ...]:

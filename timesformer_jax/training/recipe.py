@@ -6,11 +6,11 @@ Light to import: the command line shows it before anything else is loaded.
 import dataclasses
 from typing import Any, Literal
 
+from .. import presets
 from ..config import AttentionOrder, AttentionType, PositionEmbeddingType, TimesformerConfig
 from ..data.config import Augmentation, DataConfig
 from ..errors import ConfigError
 from ..model.remat import Remat
-from ..presets import PRESETS
 from ..sharding import MeshConfig
 from ..support.dtypes import DTypeName
 
@@ -211,7 +211,7 @@ IMAGENET_VIT = "google/vit-base-patch16-224-in21k"
 
 def _paper(architecture: str) -> TrainConfig:
     """The recipe of the paper's code for one of its models (section 4 of the paper, and its configs)."""
-    published = PRESETS[architecture]
+    published = presets.PRESETS[architecture]
     segments = published["sampling_rate"] == "segments"
     size = published.get("image_size", 224)
     return TrainConfig(
@@ -233,7 +233,9 @@ def _paper(architecture: str) -> TrainConfig:
     )
 
 
-RECIPES: dict[str, TrainConfig] = {name: _paper(name) for name in PRESETS if not name.startswith("howto100m")} | {
+RECIPES: dict[str, TrainConfig] = {
+    name: _paper(name) for name in presets.PRESETS if not name.startswith("howto100m")
+} | {
     "finetune": TrainConfig(
         model=ModelOptions(checkpoint="facebook/timesformer-base-finetuned-k400"),
         optimizer=Optimizer(
