@@ -14,16 +14,7 @@ from jaxtyping import install_import_hook
 
 # Every module whose signatures state array shapes, but for those that check for themselves what users hand in and
 # promise an error of their own, and the outputs, which JAX fills with all sorts of things.
-UNCHECKED = (
-    *("checkpoints", "model/outputs", "training/state", "inference/folding"),
-    *(
-        "interpret/features",
-        "interpret/feature_files",
-        "interpret/methods",
-        "interpret/video_encoder",
-        "video/processing",
-    ),
-)
+UNCHECKED = ("checkpoints", "model/outputs", "training/state", "video/processing")
 
 PACKAGE = Path(__file__).parents[1] / "timesformer_jax"
 CHECKED = [

@@ -133,6 +133,16 @@ def test_modules_can_be_read_in_one_go() -> None:
     assert not too_long
 
 
+def test_the_model_can_be_read_in_an_evening() -> None:
+    core = {f"model.{name}" for name in ("modeling", "layers", "attention", "token_groups", "embeddings")}
+    read = set(core)
+    while more := {name for each in read for name in own_imports(NAMES[each]) if name.startswith("model.")} - read:
+        read |= more
+    lines = {name: len(NAMES[name].read_text().splitlines()) for name in read}
+    assert sum(lines[name] for name in core) <= 800
+    assert sum(lines.values()) <= 1200
+
+
 def test_tests_stand_in_the_rooms_of_what_they_test() -> None:
     rooms = {path.name for path in TESTS.iterdir() if path.is_dir() and any(path.glob("test_*.py"))}
     assert rooms <= set(LEVEL) - ROOT

@@ -54,10 +54,9 @@ def classification_loss(
 def cross_entropy(logits: Float[Array, "b labels"], labels: Num[Array, " b"]) -> Float[Array, ""]:
     """Mean negative log-likelihood of the labels that are not -100; NaN for a label that is no class."""
     counted = labels != IGNORED_LABEL
-    num_labels = logits.shape[-1]
     index = jnp.where(counted, labels, 0)
     # A negative index would count from the end: send it out of bounds, where the fill value waits.
-    index = jnp.where(index < 0, num_labels, index)
+    index = jnp.where(index < 0, logits.shape[-1], index)
     log_likelihood = jnp.take_along_axis(
         jax.nn.log_softmax(logits), index[:, None], axis=-1, mode="fill", fill_value=jnp.nan
     )[:, 0]
