@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 from jaxtyping import Array, Float
 
+from ..kernels.cpu import computed_before
 from ..kernels.ring import spread_cls_attention
 from ..model.attention import softmax_attention, split_projections
 from ..model.implementations import ring_axes
@@ -85,7 +86,8 @@ class LastFoldedLayer(FoldedLayer):
         self, tokens: Tokens, drop_path_rate: Float[Array, ""]
     ) -> tuple[Tokens, None]:
         """CLS after this layer; the patches as the last step meets them."""
-        cls, patches = tokens
+        # Kept apart: for patches that only a norm reads, XLA on a CPU would compute the MLP before it once more.
+        cls, patches = tokens[0], computed_before(tokens[1])
         for step in steps_for_cls(self.config):
             patches = with_logical_constraint(patches, step.axes)
             cls_residual, residual, _ = self.attend(step, cls, patches, drop_path_rate)
