@@ -103,3 +103,16 @@ def test_lines_after_a_step_are_cut(tmp_path: Path) -> None:
     assert [line["step"] for line in read_lines(file)] == [1, 2, 3, 4, 5]
     cut_lines(file, 3)
     assert file.read_text() == "".join(lines[:3])
+
+
+def test_a_setting_that_is_newer_than_a_run_was_at_its_default(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    run.claim(TrainConfig())
+    values = json.loads(run.config.read_text())
+    del values["optimizer"]["momentum"]  # as if it had come with this version
+    run.config.write_text(json.dumps(values))
+    other = dataclasses.replace(TrainConfig(), optimizer=dataclasses.replace(Optimizer(), momentum=0.5))
+    with pytest.raises(RunError, match=r"optimizer.momentum is 0.5 here and 0.9 there"):
+        run.claim(other)
+    run.claim(TrainConfig())
