@@ -28,6 +28,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from .errors import ConfigError
 from .parameters import find_parameter, known_parameters
+from .schemes import SPACE, TIME
 
 AXES = ("data", "fsdp", "tensor", "frames")
 MeshAxes = str | tuple[str, ...] | None
@@ -100,7 +101,7 @@ class ShardingRules:
     labels: MeshAxes = "tensor"
 
     def __post_init__(self):
-        for axes in (*_ACTIVATION_AXES, *(each.logical_axes for each in known_parameters().values())):
+        for axes in (TIME.axes, SPACE.axes, *(each.logical_axes for each in known_parameters().values())):
             used = [axis for name in axes if name for axis in _names(getattr(self, name))]
             if unknown := set(used) - set(AXES):
                 raise ConfigError(f"the mesh has no axis {', '.join(sorted(unknown))}; it has {', '.join(AXES)}.")
@@ -118,10 +119,6 @@ class ShardingRules:
         return PartitionSpec(
             *(e if length % size == 0 else None for e, size, length in zip(entries, sizes, shape, strict=True))
         )
-
-
-# What model/layers.py writes at block boundaries.
-_ACTIVATION_AXES = (("batch", "parallel", "attended", "hidden"), ("batch", "attended", "parallel", "hidden"))
 
 
 def make_mesh(config: MeshConfig | None = None, devices: Sequence[Any] | None = None) -> Mesh:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from ..config import TimesformerConfig
-from ..parameters import BACKBONE as BACKBONE
 from ..parameters import Parameter, Path, axis_sizes, parameters
 
 Params = dict[str, Any]

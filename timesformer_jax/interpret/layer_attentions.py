@@ -66,12 +66,6 @@ def backbone(model: Model, params: Params) -> Params:
     return params[BACKBONE] if model.has_head else params
 
 
-def groups_of(model: Model, pixel_values: Float[Array | np.ndarray, "b t height width c"]) -> dict[str, TokenGroups]:
-    """The groups of tokens of each attention of a layer, by the names of their modules."""
-    grid, frames = patch_grid(pixel_values, model.config), pixel_values.shape[1]
-    return {step.attention: TokenGroups(step.groups, grid, frames) for step in attention_steps(model.config)}
-
-
 def run_layers(
     model: Model, params: Params, pixel_values: Float[Array | np.ndarray, "b t height width c"]
 ) -> Iterator[tuple[Tokens, LayerAttentions]]:
