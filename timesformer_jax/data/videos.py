@@ -5,12 +5,28 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int32, Shaped
 
 from ..video.packets import EncodedVideo
 from ..video.reading import Pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The part of a video that an entry of a list names.
+
+    Attributes:
+        start: where it begins, in seconds, or the number of the first frame (from 0) where `unit` is "frames".
+        end: where it ends (not included); None is the video's end.
+        unit: what both count.
+    """
+
+    start: float
+    end: float | None = None
+    unit: Literal["seconds", "frames"] = "seconds"
 
 
 @dataclass(frozen=True, eq=False)
