@@ -15,6 +15,7 @@ from videos import moving_pictures, write_video
 
 from timesformer_jax.cli import main
 from timesformer_jax.data.batches import TrainingBatches
+from timesformer_jax.data.classes import Classes
 from timesformer_jax.data.config import ClipShape, DataConfig
 from timesformer_jax.data.packing import pack
 from timesformer_jax.data.shards import PackedVideos
@@ -154,7 +155,8 @@ def test_damaged_shards(packed: Path, tmp_path: Path) -> None:
     assert videos.name(2) == "2.mp4"  # the manifest knows it
     manifest = json.loads((folder / "manifest.json").read_text())
     for change, message in (
-        ({"version": 2}, "no manifest of packed videos of version 1"),
+        ({"version": 3}, "no manifest of packed videos of version 1 or 2"),
+        ({"version": 2}, "is damaged"),
         ({"shards": None}, "is damaged"),
         ({"labels": [0]}, "is damaged: 1 labels for its shards"),
         ({"names": ["0.mp4"]}, "is damaged"),
@@ -168,7 +170,7 @@ def test_damaged_shards(packed: Path, tmp_path: Path) -> None:
 
 def test_other_classes_than_those_of_training(packed: Path) -> None:
     with pytest.raises(DataError, match="was packed with other classes than those of training"):
-        read_videos(str(packed), known=("run", "jump"))
+        read_videos(str(packed), known=Classes(("run", "jump")))
 
 
 @pytest.mark.slow

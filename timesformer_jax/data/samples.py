@@ -92,7 +92,7 @@ class TrainingSamples:
     def _augmented_clip(self, index: int, rng: np.random.Generator) -> UInt8[np.ndarray, "t h w 3"]:
         augmentation = self.config.augmentation
         positions, draws = rng.random(self.clip.num_frames), rng.random(UNIFORM_DRAWS)
-        frames = read_clips(self.videos.open(index), self.clip, positions)
+        frames = read_clips(self.videos.open(index), self.clip, positions, self.videos.span(index))
         _, height, width, _ = frames.shape
         box = random_crop(height, width, self.clip, augmentation, draws)
         return augment_clip(crop_and_resize(frames, box, self.clip.height, self.clip.width), augmentation, rng)
@@ -142,7 +142,7 @@ class EvaluationSamples:
 
     def _read_views(self, index: int) -> UInt8[np.ndarray, "views t h w 3"]:
         """Reads all views of a video: the crops of the first clip, then those of the next."""
-        frames = read_clips(self.videos.open(index), self.clip, self._positions())
+        frames = read_clips(self.videos.open(index), self.clip, self._positions(), self.videos.span(index))
         height, width = frames.shape[2:4]
         boxes = uniform_crops(height, width, self.clip, self.views.crops)
         crops = np.stack([crop_and_resize(frames, box, self.clip.height, self.clip.width) for box in boxes], axis=1)
