@@ -15,7 +15,9 @@ from timesformer_jax.data.config import ClipShape
 from timesformer_jax.data.sources import read_videos
 from timesformer_jax.errors import DataError
 
-NAMES = "m2ts divx f4v 3g2 qt m2v y4m mxf mpe dav rm ogg mjpeg h264 h265 hevc mk3d m2t mjpg 265 ivf wtv obu apng".split()
+NAMES = (
+    "m2ts divx f4v 3g2 qt m2v y4m mxf mpe dav rm ogg mjpeg h264 h265 hevc mk3d m2t mjpg 265 ivf wtv obu apng".split()
+)
 FORMATS = {
     "mp4": ["3g2", "f4v", "qt", "bin", "PART", "", "dat"],
     "avi": ["divx", "xyz"],
@@ -27,7 +29,13 @@ FORMATS = {
     "mpeg2video": ["m2v"],
     "matroska": ["mk3d", ""],
 }
-CODECS = {"avi": "mpeg4", "mpeg": "mpeg1video", "mjpeg": "mjpeg", "yuv4mpegpipe": "rawvideo", "mpeg2video": "mpeg2video"}
+CODECS = {
+    "avi": "mpeg4",
+    "mpeg": "mpeg1video",
+    "mjpeg": "mjpeg",
+    "yuv4mpegpipe": "rawvideo",
+    "mpeg2video": "mpeg2video",
+}
 
 
 @pytest.fixture(scope="module")

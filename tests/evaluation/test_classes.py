@@ -73,20 +73,28 @@ def test_models_that_were_trained_on_some_numbers(tmp_path: Path) -> None:
     assert matched(folders(tmp_path / "b", "7"), ["3", "7"]) == {"7": 1}
     assert list(match_classes(read_videos(listed(tmp_path / "c", "7", "3")), ["3", "7"], "model")[[3, 7]]) == [0, 1]
     for source in (folders(tmp_path / "d", "3", "8"), listed(tmp_path / "e", "0", "1")):
-        with pytest.raises(DataError, match=r"label [08] of the videos is the number of none of the 2 classes of model"):
+        with pytest.raises(
+            DataError, match=r"label [08] of the videos is the number of none of the 2 classes of model"
+        ):
             matched(source, ["3", "7"])
 
 
-@pytest.mark.parametrize(("present", "names"), [(["1", "2", "3"], by_default(3)), (["2019"], ["a", "b"]), (["12"], TWELVE)])
+@pytest.mark.parametrize(
+    ("present", "names"), [(["1", "2", "3"], by_default(3)), (["2019"], ["a", "b"]), (["12"], TWELVE)]
+)
 def test_a_number_beyond_those_of_the_model(tmp_path: Path, present: list[str], names: list[str]) -> None:
-    with pytest.raises(DataError, match=rf"label {present[-1]} of the videos is the number of none of the {len(names)} "):
+    with pytest.raises(
+        DataError, match=rf"label {present[-1]} of the videos is the number of none of the {len(names)} "
+    ):
         matched(folders(tmp_path, *present), names)
 
 
 @pytest.mark.parametrize("names", [by_default(2), ["0", "1"], by_default(400)])
 def test_names_against_numbers_need_an_order(tmp_path: Path, names: list[str]) -> None:
     folder = folders(tmp_path / "videos", "run", "jump")
-    with pytest.raises(DataError, match="does not tell which of them is 'jump'; give --labels with their names, or --data"):
+    with pytest.raises(
+        DataError, match="does not tell which of them is 'jump'; give --labels with their names, or --data"
+    ):
         matched(folder, names)
     file = labels_file(tmp_path, "run", "jump", *(f"other {i}" for i in range(len(names) - 2)))
     assert matched(folder, names, classes=file) == {"run": 0, "jump": 1}

@@ -74,8 +74,17 @@ def to_json(span: Span | None) -> list[Any] | None:
 
 
 def from_json(value: list[Any] | None) -> Span | None:
-    """A span as `to_json` has written it."""
-    return None if value is None else Span(*value)
+    """A span as `to_json` has written it.
+
+    Raises:
+        ValueError: it is none, as TypeError is.
+    """
+    if value is None:
+        return None
+    start, end, unit = value
+    if unit not in ("seconds", "frames"):
+        raise ValueError(f"{unit!r} is no unit")
+    return Span(float(start), None if end is None else float(end), unit)
 
 
 def fragment(span: Span) -> str:

@@ -13,13 +13,14 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
 
 from ..errors import VideoError
 from .packets import PacketList, VideoFile, demux, list_packets, open_video
+from .timing import with_times
 
 if TYPE_CHECKING:  # PyAV is imported where a file is opened, so that `import timesformer_jax` stays fast
     from av.container import InputContainer
@@ -30,20 +31,6 @@ OpenVideo = tuple["InputContainer", "VideoStream"]
 Frames = dict[int, UInt8[np.ndarray, "h w 3"]]
 Rule = Callable[[int, float | None], Int64[np.ndarray, "..."]]
 """Gives the indices of the frames to read, from the number of frames and the frames a second of a video."""
-
-
-@runtime_checkable
-class TimedRule(Protocol):
-    """A rule that goes by the time of each frame, where the file tells it."""
-
-    def __call__(self, total: int, fps: float | None) -> Int64[np.ndarray, "..."]:
-        """Gives indices as `Rule` does, as if all frames lasted equally long."""
-        ...
-
-    def timed(self, times: Float[np.ndarray, "f"]) -> Rule:
-        """The same rule for frames shown at these times, in seconds after the first frame."""
-        ...
-
 
 SecondReader = Callable[[Callable[[OpenVideo], Frames]], Future[Frames]]
 """Runs a function of a file that is opened once more, in a thread of its own."""
@@ -64,8 +51,7 @@ def read_file(
     Args:
         path: the video file.
         rule: is given the number of frames and the frames a second, and returns frame indices of any shape, each in
-            [0, frames); a `TimedRule` is given the frames' times before. In a file whose packets and frames don't match
-            it is called again with the true number.
+            [0, frames). In a file whose packets and frames don't match it is called again with the true number.
         highest: the highest index that `rule` may return, if that is known. The file is then not read further than it
             takes, and `rule` may be given a smaller number of frames.
         threads: that decode; 0 is as many as help.
@@ -78,8 +64,7 @@ def read_file(
     """
     with open_video(path, threads) as video, _second_reader(path, threads) as second:
         packets = list_packets(*video, highest)
-        if isinstance(rule, TimedRule) and packets.timed:
-            rule = rule.timed(frame_times(packets, video[1]))
+        rule = with_times(rule, packets, video[1])
         indices = rule(packets.count, packets.fps)
         frames = decode_by_seeking(video, packets, np.unique(indices), second) if packets.timed else None
     if frames is None and not packets.complete:
@@ -90,12 +75,6 @@ def read_file(
     if lost or packets.missing:
         warn_of_damage(path, packets.count - lost, packets.count + packets.missing)
     return frames, indices
-
-
-def frame_times(packets: PacketList, stream: "VideoStream") -> Float[np.ndarray, "f"]:
-    """The time of each frame in seconds after the first."""
-    stamps = packets.pts[packets.order]
-    return (stamps - stamps[0]) * float(stream.time_base or 0)
 
 
 def decode_by_seeking(

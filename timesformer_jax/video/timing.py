@@ -1,0 +1,32 @@
+"""Rules that choose frames by the time at which each is shown, not by its number alone."""
+
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from .packets import PacketList
+
+if TYPE_CHECKING:
+    from av.video.stream import VideoStream
+
+
+@runtime_checkable
+class TimedRule(Protocol):
+    """A rule, as `read_by_rule` takes it, that goes by the time of each frame where the file tells it."""
+
+    def __call__(self, total: int, fps: float | None) -> Int64[np.ndarray, "..."]:
+        """Gives indices as if all frames lasted equally long, unless the times are known."""
+        ...
+
+    def timed(self, times: Float[np.ndarray, " frames"]) -> "TimedRule":
+        """The same rule for frames that are shown at these times, in seconds after the first."""
+        ...
+
+
+def with_times(rule: Any, packets: PacketList, stream: "VideoStream") -> Any:
+    """Tells a `TimedRule` the times of a file's frames; gives any other rule back as it is."""
+    if not isinstance(rule, TimedRule) or not packets.timed:
+        return rule
+    stamps = packets.pts[packets.order]
+    return rule.timed((stamps - stamps[0]) * float(stream.time_base or 0))
