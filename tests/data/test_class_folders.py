@@ -1,4 +1,4 @@
-"""Folders of class folders: what PyAV opens is a video, whatever it is called; what is left out is counted and named."""
+"""Folders of class folders: what PyAV opens is a video; what is left out is counted and named."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,7 @@ import fsspec
 import numpy as np
 import pytest
 from PIL import Image
-from videos import moving_pictures, write_video
+from videos import moving_pictures
 
 from timesformer_jax.data import class_folders
 from timesformer_jax.data.clips import read_clips
@@ -15,9 +15,10 @@ from timesformer_jax.data.config import ClipShape
 from timesformer_jax.data.sources import read_videos
 from timesformer_jax.errors import DataError
 
-NAMES = (
-    "m2ts divx f4v 3g2 qt m2v y4m mxf mpe dav rm ogg mjpeg h264 h265 hevc mk3d m2t mjpg 265 ivf wtv obu apng".split()
-)
+NAMES = [
+    *("m2ts", "divx", "f4v", "3g2", "qt", "m2v", "y4m", "mxf", "mpe", "dav", "rm", "ogg", "mjpeg", "h264", "h265"),
+    *("hevc", "mk3d", "m2t", "mjpg", "265", "ivf", "wtv", "obu", "apng"),
+]
 FORMATS = {
     "mp4": ["3g2", "f4v", "qt", "bin", "PART", "", "dat"],
     "avi": ["divx", "xyz"],

@@ -1,4 +1,4 @@
-"""Which class of the model a class of the data is: by name, by number where both are numbers, and never by place alone."""
+"""Which class of the model a class of the data is: by name, or by number, never by place alone."""
 
 from pathlib import Path
 

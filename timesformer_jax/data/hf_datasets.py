@@ -26,7 +26,7 @@ from .lists import Entry
 from .tables import Table, open_table
 from .videos import Videos, fingerprint
 
-_VIDEO_COLUMNS = ("video", "path", "file", "file_name", "filename", "video_path")
+_PATH_COLUMNS = ("path", "file", "file_name", "filename", "video_path")
 _LABEL_COLUMNS = ("label", "labels", "class", "category", "action")
 
 _SPLIT = re.compile(r"(?:^|[-_.])(train|test|validation|valid|val|dev)(?=[-_.])")
@@ -176,11 +176,12 @@ def _name(file: str, row: int, path: str | None) -> str:
 
 def _columns(table: Table, source: str) -> tuple[str, str, tuple[str, ...]]:
     """The column of videos, that of labels, and the names of the classes where the features tell them."""
-    videos = [name for name, kind in table.features.items() if kind.get("_type") == "Video"]
-    videos = videos or [name for name in table.columns if table.may_hold_videos(name)]
-    video = next((name for name in _VIDEO_COLUMNS if name in videos), videos[0] if len(videos) == 1 else None)
+    declared = [name for name, kind in table.features.items() if kind.get("_type") == "Video"]
+    videos = declared or [name for name in table.columns if table.may_hold_videos(name)]
+    files = declared or [name for name in videos if not table.is_text(name)]
+    video = next((name for name in ("video", *(files if len(files) == 1 else _PATH_COLUMNS)) if name in videos), None)
     if video is None:
-        what = f"several columns of videos ({', '.join(videos)}); call one 'video'" if videos else "no column of videos"
+        what = f"several columns of videos ({', '.join(files)}); call one 'video'" if files else "no column of videos"
         raise DataError(f"{source} has {what} (its columns: {', '.join(table.columns)}).")
     named = [name for name, kind in table.features.items() if kind.get("_type") == "ClassLabel"]
     candidates = named or list(table.columns)

@@ -92,14 +92,21 @@ class Table:
             return [None] * len(self)
         if self._rows is not None:
             return [path for part in self._rows[column].chunks for path in part.field("path").to_pylist()]
-        return [value["path"] for value in self.read(f"{column}.path")]
+        return [value and value["path"] for value in self.read(f"{column}.path")]
 
     def read(self, column: str) -> list[Any]:
-        """All values of a column of small ones."""
+        """All values of a column of small ones.
+
+        Raises:
+            DataError: the file is damaged.
+        """
         if self._rows is not None:
             return self._rows[column].to_pylist()
-        _, parquet = _pyarrow(self._file)
-        return parquet.read_table(self._file, columns=[column]).column(0).to_pylist()
+        arrow, parquet = _pyarrow(self._file)
+        try:
+            return parquet.ParquetFile(self._file).read(columns=[column]).column(0).to_pylist()
+        except (arrow.ArrowException, OSError) as error:
+            raise DataError(f"{self._file} is damaged ({first_line(error)}); copy it again.") from None
 
     def largest_read(self, column: str) -> int:
         """How many bytes may have to be read for one value of a column."""

@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -170,7 +170,7 @@ def _group(tar: tarfile.TarFile, location: str) -> dict[str, dict[str, _Member]]
     return samples
 
 
-def _require_end(tar: tarfile.TarFile, file: BinaryIO, location: str) -> None:
+def _require_end(tar: tarfile.TarFile, file: Any, location: str) -> None:
     """Checks that the members were listed to the end: tarfile takes a damaged header for it."""
     file.seek(tar.offset)
     block = file.read(tarfile.BLOCKSIZE)
