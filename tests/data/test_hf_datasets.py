@@ -19,7 +19,7 @@ from timesformer_jax.data.batches import EvaluationBatches, TrainingBatches
 from timesformer_jax.data.config import ClipShape, DataConfig, Views
 from timesformer_jax.data.packing import pack
 from timesformer_jax.data.sources import VideoFiles, read_videos
-from timesformer_jax.data.videos import Videos
+from timesformer_jax.data.videos import Span, Videos
 from timesformer_jax.errors import DataError, VideoError
 from timesformer_jax.video.packets import EncodedVideo
 
@@ -170,6 +170,28 @@ def test_columns_without_features(tmp_path: Path, columns: dict[str, Any], label
         assert read_videos(str(tmp_path / "t.parquet"), root="/elsewhere").open(0) == "/elsewhere/0.mp4"
     else:
         assert [video.data for video in opened] == [b"0", b"1"]  # type: ignore[union-attr]
+
+
+def test_parts_of_videos(folder: Path, tmp_path: Path) -> None:
+    video = (folder / "5.mp4").read_bytes()
+    columns = {"video": [video] * 3, "label": ["run", "jump", "run"], "start": [0.0, 0.2, 0.2], "end": [0.2, 0.4, None]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
+    videos = read_videos(str(tmp_path / "t.parquet"))
+    assert [videos.name(i) for i in range(3)] == [
+        *("t.parquet/0#t=0,0.2", "t.parquet/1#t=0.2,0.4", "t.parquet/2#t=0.2")
+    ]
+    assert [videos.span(i) for i in range(3)] == [Span(0, 0.2), Span(0.2, 0.4), Span(0.2)]
+    for change, message in (
+        ({"start": [0, 0.1, None]}, "row 2"),
+        ({"start": [0, 1, 1]}, "row 1: the part from 1 to 0.4"),
+    ):
+        pyarrow.parquet.write_table(pyarrow.table(columns | change), tmp_path / "t.parquet")
+        with pytest.raises(DataError, match=message):
+            read_videos(str(tmp_path / "t.parquet"))
+    splits = pyarrow.table(columns | {"split": ["train", "test", "train"]})
+    pyarrow.parquet.write_table(splits, tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"holds several splits \(test, train\)"):
+        read_videos(str(tmp_path / "t.parquet"))
 
 
 def test_label_names_in_text_columns(folder: Path, tmp_path: Path) -> None:

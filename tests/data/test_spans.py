@@ -269,6 +269,7 @@ def test_a_list_that_names_videos_several_times(
     (tmp_path / "list.csv").write_text("0.mp4,run\n1.mp4,jump\n0.mp4,run\n0.mp4,run\n2.mp4,jump\n1.mp4,jump\n")
     files = read_videos(str(tmp_path / "list.csv"))
     assert (len(files), files.labels.tolist()) == (6, [1, 0, 1, 1, 0, 0])
+    assert files.files == 3
     assert main(["pack", str(tmp_path / "list.csv"), str(tmp_path / "out")]) == 0
     assert "6 videos in 1 shards" in capsys.readouterr().err
     shards = read_videos(str(tmp_path / "out"))

@@ -52,7 +52,7 @@ def video_files(entries: Sequence[Entry], root: str, classes: Classes | None, so
     labels, classes = number_labels(entries, classes, source)
     seen: dict[tuple[str, Span | None], int] = {}
     for number, entry in enumerate(entries):
-        _require_span(entry, source)
+        require_span(entry, source)
         first = seen.setdefault((entry.path, entry.span), number)
         if labels[first] != labels[number]:
             raise DataError(
@@ -76,12 +76,17 @@ def video_files(entries: Sequence[Entry], root: str, classes: Classes | None, so
     )
 
 
-def _require_span(entry: Entry, source: str) -> None:
+def require_span(entry: Entry, source: str) -> None:
+    """Checks that an entry's span, if it has one, is one.
+
+    Raises:
+        DataError: it isn't.
+    """
     span = entry.span
     # Written so that what is not a number fits neither.
     if span is not None and not (span.start >= 0 and (span.end is None or span.end > span.start)):
         raise DataError(
-            f"{source}, {entry.where}: the part from {span.start:g} to {span.end} {span.unit} is none; it must begin "
+            f"{source}, {entry.where}: the part from {span.start} to {span.end} {span.unit} is none; it must begin "
             "at 0 or later, and end after its beginning."
         )
 

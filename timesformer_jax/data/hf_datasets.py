@@ -5,6 +5,7 @@ files' metadata tell the columns and the names of the classes (https://huggingfa
 """
 
 import json
+import math
 import posixpath
 import re
 from collections.abc import Sequence
@@ -21,13 +22,17 @@ from ..video.packets import EncodedVideo
 from ..video.reading import Pictures
 from . import storage
 from .classes import Classes, given_classes, number_labels
-from .files import encode_names
+from .files import encode_names, require_span
 from .lists import Entry
+from .spans import Span, Spans
 from .tables import Table, open_table
-from .videos import Videos, fingerprint
+from .videos import Videos, fingerprint, full_name
 
 _PATH_COLUMNS = ("path", "file", "file_name", "filename", "video_path")
 _LABEL_COLUMNS = ("label", "labels", "class", "category", "action")
+
+_SPAN_COLUMNS = (("start", "end"), ("start_time", "end_time"), ("time_start", "time_end"))
+"""The beginning and the end of a part of the video, in seconds."""
 
 _SPLIT = re.compile(r"(?:^|[-_.])(train|test|validation|valid|val|dev)(?=[-_.])")
 """How the name of a file tells the split that it belongs to."""
@@ -40,13 +45,13 @@ class TableVideos(Videos):
     """The videos in Arrow or Parquet files; their names are the paths, or file and row where it holds the bytes.
 
     Attributes:
-        files: the files.
+        tables: the files.
         ends: how many rows there are up to the end of each file.
         column: the column of the videos.
         root: folder that paths are relative to.
     """
 
-    files: tuple[str, ...]
+    tables: tuple[str, ...]
     ends: Int64[np.ndarray, " files"] = field(repr=False)
     column: str
     root: str
@@ -55,7 +60,7 @@ class TableVideos(Videos):
         """Opens a video for `read_by_rule`."""
         number = int(np.searchsorted(self.ends, index, side="right"))
         row = index - int(self.ends[number - 1] if number else 0)
-        value = open_table(self.files[number]).value(self.column, row)
+        value = open_table(self.tables[number]).value(self.column, row)
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, value)
         if isinstance(path, bytes):
             data, path = path, None
@@ -75,8 +80,9 @@ def find_tables(source: str) -> tuple[str, ...]:
     if storage.suffix(source) in (".arrow", ".parquet") and not storage.is_folder(source):
         if storage.is_pattern(source):
             return _local(storage.expand(source), source)
-        # A table of paths without features of its own is a list like others.
-        return (source,) if storage.exists(source) and open_table(_local((source,), source)[0]).holds_videos else ()
+        # A table of paths is a list like others.
+        is_here = storage.exists(source) and not storage.is_url(source)
+        return (source,) if is_here and open_table(source).holds_videos else ()
     if not storage.is_folder(source):
         return ()
     splits = storage.join(source, "dataset_dict.json")
@@ -146,26 +152,29 @@ def open_tables(files: Sequence[str], root: str, classes: Classes | None, source
                 f"{file}: up to {size >> 20} MB are read for one video (its row groups are large); `timesformer pack` "
                 "makes shards that are read fast."
             )
-        paths = table.paths(column)
+        _require_one_split(table, file)
+        paths, spans = table.paths(column), _spans(table)
         as_paths = table.is_text(column)
         for row, value in enumerate(table.read(label)):
             name = (paths[row] if as_paths else None) or _name(file, row, paths[row])
-            entries.append(Entry(name, _label(value, names, file, row), f"row {row}"))
+            entry = Entry(name, _label(value, names, file, row), f"row {row}", spans[row] if spans else None)
+            require_span(entry, file)
+            entries.append(entry)
     if not entries:
         raise DataError(f"{source} holds no videos.")
     own = given_classes(names, source) if names else None
     labels, classes = number_labels(entries, classes or own, source)
-    paths = [entry.path for entry in entries]
     return TableVideos(
-        encode_names(paths, source),
+        encode_names([entry.path for entry in entries], source),
         labels,
         classes.names,
-        fingerprint(paths, labels, classes.names),
+        fingerprint([full_name(entry.path, entry.span) for entry in entries], labels, classes.names),
         tuple(files),
         np.cumsum([len(table) for table in tables]),
         column,
         root,
         ordered=classes.ordered,
+        spans=Spans.of(entry.span for entry in entries),
     )
 
 
@@ -192,6 +201,25 @@ def _columns(table: Table, source: str) -> tuple[str, str, tuple[str, ...]]:
             f"{', '.join(table.columns)}."
         )
     return video, label, tuple(table.features[label].get("names") or ()) if named else ()
+
+
+def _spans(table: Table) -> list[Span] | None:
+    """The part of the video that each row means; None where no columns say so."""
+    columns = next((pair for pair in _SPAN_COLUMNS if set(pair) <= set(table.columns)), None)
+    if columns is None:
+        return None
+    starts, ends = map(table.read, columns)
+    # What is no number fits no span; an end that is not there is the video's.
+    numbers = [[value if isinstance(value, int | float) else math.nan for value in column] for column in (starts, ends)]
+    return [Span(start, None if given is None else end) for start, end, given in zip(*numbers, ends, strict=True)]
+
+
+def _require_one_split(table: Table, file: str) -> None:
+    splits = set(table.read("split")) if "split" in table.columns else set[Any]()
+    if len(splits) > 1:
+        raise DataError(
+            f"{file} holds several splits ({', '.join(sorted(map(str, splits)))}); save the rows of each by themselves."
+        )
 
 
 def _label(value: Any, names: Sequence[str], file: str, row: int) -> str:

@@ -61,9 +61,9 @@ class Table:
 
     @property
     def holds_videos(self) -> bool:
-        """Whether a column holds the videos themselves, or features say what the columns are."""
+        """Whether a column holds the videos themselves, or a feature says that it means them."""
         files = (name for name in self.columns if self.may_hold_videos(name) and not self.is_text(name))
-        return bool(self.features) or any(files)
+        return any(files) or any(feature.get("_type") == "Video" for feature in self.features.values())
 
     def may_hold_videos(self, column: str) -> bool:
         """Whether a column has the type of paths or of files, and no feature says otherwise."""

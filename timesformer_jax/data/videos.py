@@ -41,6 +41,11 @@ class Videos(abc.ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def files(self) -> int:
+        """How many different files the videos are, or are parts of."""
+        return len(np.unique(self.names))
+
     def file(self, index: int) -> str:
         """The name of a video without its span: videos with one such name are parts of the same."""
         return self.names[index].decode()
