@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import fsspec
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -103,6 +104,15 @@ def test_what_is_no_video_is_counted_and_named(
     said = capsys.readouterr().err.replace("\n", " ")
     assert "15 (loose.mp4, jump/a.srt, jump/none, ...) left out" in said
     assert "no class is made of 1 (empty), which hold no videos" in said
+
+
+def test_what_is_said_of_videos_needs_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`timesformer pack` works beside a process that holds the machine's accelerator."""
+    for name in ("run/a.mp4", "jump/a.mp4", "jump/b.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"video")
+    monkeypatch.setattr(jax, "process_index", None)
+    assert len(read_videos(str(tmp_path))) == 2
 
 
 def test_files_of_one_unknown_suffix_are_not_all_opened(
