@@ -89,6 +89,8 @@ def test_what_is_no_video_is_counted_and_named(
     picture = Image.fromarray(moving_pictures(1)[0])
     for suffix in ("jpg", "png", "webp", "avif", "tiff", "bmp", "ico"):
         picture.save(tmp_path / "run" / f"poster.{suffix}")
+    picture.save(tmp_path / "run" / "poster", "JPEG")
+    picture.save(tmp_path / "run" / "poster.jp2")
     frames = [Image.fromarray(frame) for frame in moving_pictures(3)]
     frames[0].save(tmp_path / "jump" / "moving.webp", save_all=True, append_images=frames[1:])
     for name, data in (
@@ -102,7 +104,7 @@ def test_what_is_no_video_is_counted_and_named(
     videos = read_videos(str(tmp_path))
     assert [videos.name(i) for i in range(len(videos))] == ["jump/moving.webp", "run/a.mp4"]
     said = capsys.readouterr().err.replace("\n", " ")
-    assert "15 (loose.mp4, jump/a.srt, jump/none, ...) left out" in said
+    assert "17 (loose.mp4, jump/a.srt, jump/none, ...) left out" in said
     assert "no class is made of 1 (empty), which hold no videos" in said
 
 

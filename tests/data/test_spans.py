@@ -178,8 +178,12 @@ def test_overlapping_parts_have_labels_of_their_own(folder: Path) -> None:
     assert videos.labels.tolist() == [0, 1, 2]
 
 
-def batches_of(videos: Videos, bad_list: Path, workers: int = 0) -> list[dict[str, np.ndarray]]:
-    config = DataConfig(workers=workers, augmentation=Augmentation(short_side=(16, 16), flip=0))
+def batches_of(
+    videos: Videos, bad_list: Path, workers: int = 0, max_bad_fraction: float = 0.05
+) -> list[dict[str, np.ndarray]]:
+    config = DataConfig(
+        workers=workers, max_bad_fraction=max_bad_fraction, augmentation=Augmentation(short_side=(16, 16), flip=0)
+    )
     stream = TrainingBatches(videos, config, clip=CLIP, batch_size=6, seed=3, bad_list=bad_list)
     taken = [next(stream) for _ in range(3)]
     stream.close()
@@ -200,6 +204,16 @@ def test_training_takes_clips_of_the_spans(folder: Path, tmp_path: Path) -> None
             assert np.abs(bars[:, None] - tones[None, first:end]).min(axis=1).max() < 5
             seen.setdefault(index, set()).add(frames.tobytes())
     assert all(len(clips) == 3 for clips in seen.values())
+
+
+def test_a_bad_video_that_stands_several_times_counts_once(folder: Path, tmp_path: Path) -> None:
+    (folder / "bad.mp4").write_text("404")
+    rows = [("bad.mp4", None, "run")] * 20 + [("long.mp4", Span(0, i + 1), "run") for i in range(4)]
+    assert len(batches_of(videos_of(folder, *rows), tmp_path / "bad.txt", max_bad_fraction=0.2)) == 3
+    assert (tmp_path / "bad.txt").read_text().count("\n") == 1
+    rows += [("bad.mp4", Span(i, i + 1), "run") for i in range(4)]
+    with pytest.raises(DataError, match=r"4 of .*9.* videos can't be decoded"):
+        batches_of(videos_of(folder, *rows), tmp_path / "bad.txt", max_bad_fraction=0.3)
 
 
 def views_of(videos: Videos, bad_list: Path | None = None) -> dict[str, np.ndarray]:

@@ -89,6 +89,11 @@ class TrainingSamples:
     def _known_bad(self) -> set[int]:
         return set()
 
+    @cached_property
+    def _different(self) -> int:
+        """How many different videos, or parts of them, there are; a bad one is listed once, however often it stands."""
+        return len({self.videos.name(index) for index in range(len(self.videos))})
+
     def _augmented_clip(self, index: int, rng: np.random.Generator) -> UInt8[np.ndarray, "t h w 3"]:
         augmentation = self.config.augmentation
         positions, draws = rng.random(self.clip.num_frames), rng.random(UNIFORM_DRAWS)
@@ -100,7 +105,7 @@ class TrainingSamples:
     def _note_bad(self, index: int, place: int, error: VideoError) -> None:
         bad = BadVideos(self.bad_list).add(self.videos.name(index), str(error))
         self._known_bad.add(index)
-        total = len(self.videos)
+        total = self._different
         # Stand-ins were tried besides, and other workers may have gone on to later places.
         seen = min(place + 1 + len(self._known_bad) + 64, total)
         require_few(bad, seen, total, self.config.max_bad_fraction, self.bad_list)

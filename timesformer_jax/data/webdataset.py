@@ -60,7 +60,7 @@ def find_tars(source: str) -> tuple[str, ...]:
     """
     if storage.is_pattern(source) and ".tar" in source:
         return storage.expand(source)
-    if re.search(r"\.(tar|tgz)(\.\w+)?$", source) and not storage.is_folder(source):
+    if re.search(r"\.(tar|tgz)(\.(gz|bz2|xz|zst))?$", source) and not storage.is_folder(source):
         if not storage.exists(source):
             raise DataError(f"{source} does not exist.")
         return (source,)
