@@ -13,8 +13,8 @@ import pytest
 from videos import copy_packets, decode_everything, destroy_packets, moving_pictures, rotate, write_video
 
 from timesformer_jax.errors import VideoError
-from timesformer_jax.video import decoding, packets
-from timesformer_jax.video.decoding import DamagedVideoWarning
+from timesformer_jax.video import decoding, opening, packets
+from timesformer_jax.video.notices import DamagedVideoWarning
 from timesformer_jax.video.reading import probe, read_by_rule, read_clip, read_frames
 
 FRAMES = moving_pictures(50)
@@ -194,9 +194,9 @@ def test_a_second_thread_that_finds_other_packets(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(("width", "threads"), [(64, 1), (1280, 0)])
 def test_small_pictures_are_decoded_by_one_thread(width: int, threads: int, tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", moving_pictures(2, 720, width))
-    with packets.open_video(path) as (_, stream):
+    with opening.open_video(path) as (_, stream):
         assert stream.codec_context.thread_count == threads
-    with packets.open_video(path, 3) as (_, stream):
+    with opening.open_video(path, 3) as (_, stream):
         assert stream.codec_context.thread_count == 3
 
 
@@ -220,6 +220,7 @@ def test_stretches_are_joined_where_they_touch() -> None:
 
 def test_decoding_begins_at_the_keyframe_shown_and_stored_before() -> None:
     listed = packets.PacketList(
+        codec="h264",
         # A keyframe at position 4 with two leading pictures (pts 4 and 5), which refer to the group before.
         pts=np.array([0, 3, 1, 2, 6, 4, 5, 9, 7, 8]),
         seek_to=np.zeros(10, np.int64),
@@ -227,6 +228,7 @@ def test_decoding_begins_at_the_keyframe_shown_and_stored_before() -> None:
         shown=np.ones(10, bool),
         timed=True,
         fps=30.0,
+        seconds=np.arange(11) / 30,
         missing=0,
         complete=True,
     )

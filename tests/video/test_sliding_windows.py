@@ -12,7 +12,7 @@ from videos import destroy_packets, moving_pictures, write_video
 from timesformer_jax import VideoClassifier, VideoProcessor, probe, read_clip
 from timesformer_jax.errors import VideoError
 from timesformer_jax.video import decoding, streaming
-from timesformer_jax.video.decoding import DamagedVideoWarning
+from timesformer_jax.video.notices import DamagedVideoWarning
 from timesformer_jax.video.sampling import SlidingWindows, spread_clips
 
 RATE = 6.0
@@ -43,7 +43,8 @@ def test_windows_cover_the_video(total: int, overlap: float, fps: float | None) 
     assert starts[-1] + span > total - 1, "the end is not covered"
     assert starts[-1] == 0 or starts[-1] + span <= total + 1e-6, "the last window reaches beyond the end"
     assert plan.indices(total, fps).shape == (len(starts), FRAMES)
-    times = plan.seconds(total, fps)
+    times = plan.seconds(np.arange(total + 1) / (fps or 30), fps)
+    assert [begin for begin, _ in times] == pytest.approx(starts / (fps or 30))
     assert times[-1][1] == pytest.approx(min(starts[-1] + span, total) / (fps or 30))
 
 
