@@ -1,10 +1,12 @@
 """Everything in a video file decoded in order: right whatever the timestamps say, and for damaged files, too."""
 
-import io
+import contextlib
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -19,11 +21,23 @@ Frames = dict[int, UInt8[np.ndarray, "h w 3"]]
 Rule = Callable[[int, float | None], Int64[np.ndarray, "..."]]
 """Gives the indices of the frames to read, from the number of frames and the frames a second of a video."""
 
-ELEMENTARY = {"h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "cavs", "vc1"}
-"""Codecs that FFmpeg tells from the bytes of their packets alone."""
+HEADERS = {
+    "h264": rb"\x00\x00\x01[\x27\x47\x67]",
+    "hevc": rb"\x00\x00\x01\x40\x01",
+    "mpeg1video": rb"\x00\x00\x01\xb3",
+    "mpeg2video": rb"\x00\x00\x01\xb3",
+    "mpeg4": rb"\x00\x00\x01[\x20-\x2f]",
+}
+"""Codecs that can be decoded from the bytes of their packets alone, and how what must come first begins."""
 
-_ENOUGH_SILENT = 60
+_DELAY = 32
+"""Packets after which a frame may still come out that was in packets before them."""
+
+_ENOUGH_SILENT = 90
 """Packets that suffice to tell a codec."""
+
+_CHANCE = 2
+"""Frames that a decoder may find where there are none of its codec. (None were ever seen.)"""
 
 
 def decode_in_order(
@@ -49,7 +63,7 @@ class Output:
     Attributes:
         stamps: the timestamps of all frames.
         failures: how many packets could not be decoded.
-        silent: the longest run of packets (a part of it, if it is long) on which nothing came out.
+        silent: the longest run of packets on which nothing came out, with some before it, but not all of a long run.
     """
 
     stamps: list[int | None] = field(default_factory=list)
@@ -94,11 +108,11 @@ def decode_chosen(
         for packet in chain(demux(container, stream), [None]):
             if packet is not None and len(silent) < _ENOUGH_SILENT:
                 silent.append(bytes(packet))
-            if len(silent) > len(output.silent):
+            if len(silent) >= len(output.silent):
                 output.silent = silent
             try:
                 for frame in stream.codec_context.decode(packet):
-                    silent = []
+                    silent = silent[-_DELAY:]
                     number = len(output.stamps)
                     picture = to_rgb(frame) if wanted(number) else None
                     output.stamps.append(frame.pts)
@@ -116,21 +130,26 @@ def require_one_codec(path: VideoFile, codec: str, silent: list[bytes]) -> None:
     Raises:
         VideoError: they are.
     """
+    for other, header in HEADERS.items() if codec in HEADERS else ():
+        begin = re.search(header, data := b"".join(silent))
+        if HEADERS[codec] != header and begin and _count_frames(data[begin.start() :], other) > _CHANCE:
+            raise VideoError(
+                f"{path} changes its codec from {codec} to {other} in mid-stream, so that it can't all be decoded: "
+                "code it anew as one stream, or cut it where the codec changes."
+            )
+
+
+def _count_frames(data: bytes, codec: str) -> int:
+    """How many frames a codec finds in bytes that may be packets of another, or damaged."""
     import av
     from av.error import FFmpegError
 
-    if len(silent) < 2 or codec not in ELEMENTARY:
-        return
-    try:
-        with av.open(io.BytesIO(b"".join(silent))) as container:
-            found = container.streams.video[0].codec_context.name
-    except (FFmpegError, ValueError, IndexError, AttributeError):
-        return
-    if found in ELEMENTARY and {found, codec} > {codec} and {found, codec} != {"mpeg1video", "mpeg2video"}:
-        raise VideoError(
-            f"{path} changes its codec from {codec} to {found} in mid-stream, so that not all of it can be decoded: "
-            "code it anew as one stream, or cut it where the codec changes."
-        )
+    context: Any = av.CodecContext.create(codec, "r")
+    count = 0
+    for packet in [*context.parse(data), *context.parse(None), None]:
+        with contextlib.suppress(FFmpegError):
+            count += len(context.decode(packet))
+    return count
 
 
 def nearest_earlier(available: Int64[np.ndarray, "n"], wanted: Int64[np.ndarray, "*m"]) -> Int64[np.ndarray, "*m"]:

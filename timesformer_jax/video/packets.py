@@ -199,8 +199,8 @@ def _timing(
 ) -> tuple[float | None, Float64[np.ndarray, " n"]]:
     """Gives the mean frames a second, and `PacketList.seconds`, of frames that are shown at these times, in any order.
 
-    The first of the nominal rates counts that agrees with the frames' number and times; the first of all where these are
-    not known. None agrees where frames were left out; some are those of a clock (H.264 copied into AVI may tell 600).
+    The first of the nominal rates counts that agrees with the frames' number and times; where these are not known, the
+    first. None agrees where frames were left out; some are those of a clock (H.264 copied into AVI may tell 600).
     """
     if times is None or times.max() == times.min():
         fps = nominal[0] if nominal else None
