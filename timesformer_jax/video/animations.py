@@ -66,12 +66,11 @@ def open_animation(file: VideoFile) -> Animation | None:
     if isinstance(file, EncodedVideo):
         data = file.data
     else:
-        try:
-            with Path(file).open("rb") as opened:
-                data = opened.read(21)
-                data += opened.read() if _is_animated(data) else b""
-        except OSError:  # open_video says what is wrong
+        if not Path(file).is_file():  # a pipe would be waited for; open_video says what is wrong
             return None
+        with Path(file).open("rb") as opened:
+            data = opened.read(21)
+            data += opened.read() if _is_animated(data) else b""
     if not _is_animated(data):
         return None
     durations = _durations(data)

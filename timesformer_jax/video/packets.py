@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from ..errors import VideoError
+from .picture_types import KNOWN, holds_b_picture
 from .sampling import REFERENCE_FPS
 
 if TYPE_CHECKING:  # PyAV is imported where a file is opened, so that `import timesformer_jax` stays fast
@@ -133,12 +134,16 @@ def list_packets(container: "InputContainer", stream: "VideoStream", highest: in
     codec, reorders = stream.codec_context.name, bool(stream.codec_context.has_b_frames)
     rows: list[tuple[int | None, int | None, bool, bool, int]] = []
     last: dict[int, Packet] = {}  # of every stream, as the sound may go on after the last picture
+    extradata, b_pictures, ascending = stream.codec_context.extradata, False, True
     count, enough = 0, math.inf if highest is None else highest + 1 + FARTHEST_REORDERING
     for packet in demux(container):
         last[packet.stream_index] = packet
         if packet.stream_index == stream.index:
             # VP8 keeps invisible reference pictures in packets of their own: bit 4 of the first byte says "show".
             shown = not packet.is_discard and (codec != "vp8" or bool(memoryview(packet)[0] & 16))
+            ascending = ascending and packet.pts is not None and (not rows or packet.pts > (rows[-1][0] or 0))
+            if ascending and reorders and not b_pictures:
+                b_pictures = codec not in KNOWN or holds_b_picture(codec, bytes(packet), extradata)
             rows.append((packet.pts, packet.dts, packet.is_keyframe, shown, packet.size))
             count += shown
             if count >= enough:
@@ -155,9 +160,9 @@ def list_packets(container: "InputContainer", stream: "VideoStream", highest: in
         and _consistent(pts, keys)
         # An empty MPEG-4 picture repeats the one before, or stands for one that shares a packet with another.
         and not (codec == "mpeg4" and min(sizes) < 10)
-        # Pictures that a codec reorders are not shown as they are stored. Timestamps that say so were made up, such as
-        # by FFmpeg for AVI, which has none, and for what was copied from there.
-        and not (reorders and not keys.all() and bool(np.all(np.diff(pts) > 0)))
+        # B pictures are not shown as they are stored. Timestamps that say so were made up, such as by FFmpeg for AVI,
+        # which has none, and for what was copied from there.
+        and not (ascending and b_pictures and not keys.all())
     )
     times = None
     decoded = [dts for dts in all_dts if dts is not None]

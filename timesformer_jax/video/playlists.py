@@ -20,9 +20,7 @@ def is_playlist(head: bytes) -> bool:
 
 
 def require_end(path: VideoFile) -> None:
-    """Refuses a playlist of a live stream, and one in memory whose parts are elsewhere.
-
-    Playlists on the network, which one on this machine may name, are not looked at: FFmpeg tells them later.
+    """Refuses a playlist of a live stream, and one whose parts are not beside it on this machine.
 
     Raises:
         VideoError: it is one of these.
@@ -31,18 +29,21 @@ def require_end(path: VideoFile) -> None:
     text = (path.data if isinstance(path, EncodedVideo) else Path(path).read_bytes()).decode("utf-8", "replace")
     lines = [line.strip() for line in text.splitlines()]
     parts = [line for line in lines if line and not line.startswith("#")]
+    parts += re.findall(r'^#EXT-X-MEDIA:.*\bURI="([^"]+)"', text, re.MULTILINE)
     if re.search(r"<MPD[^>]*\btype\s*=\s*[\"']dynamic", text):
         raise VideoError(endless(path))
     if not text.lstrip("\ufeff \r\n").startswith("#EXTM3U"):
         return
-    if folder is None and not all(urlsplit(part).scheme for part in parts):
-        raise VideoError(f"{path} is a playlist whose parts are other files: give the video itself.")
-    if any(line.startswith("#EXT-X-STREAM-INF") for line in lines):
-        for variant in [] if folder is None else [folder / part for part in parts]:
-            if variant.is_file() and variant.name != Path(str(path)).name:
-                require_end(variant)
-    elif "#EXT-X-ENDLIST" not in lines:
+    leads_to_others = any(line.startswith("#EXT-X-STREAM-INF") for line in lines)
+    if not leads_to_others and "#EXT-X-ENDLIST" not in lines:
         raise VideoError(endless(path))
+    if folder is None or any(urlsplit(part).scheme not in ("", "file") for part in parts):
+        raise VideoError(
+            f"{path} is a playlist whose parts are not on this machine; download them, or the whole video."
+        )
+    for other in (folder / part for part in parts if leads_to_others):
+        if other.is_file() and other.name != Path(str(path)).name:
+            require_end(other)
 
 
 def endless(path: VideoFile) -> str:

@@ -14,7 +14,7 @@ from .decoding import UnexpectedPacketError, seek_chosen
 from .in_order import Output, Rule, decode_chosen, find_decoded, warn_of_damage
 from .opening import OpenVideo, open_video, say_which
 from .packets import PacketList, list_packets
-from .reading import Prepare, Video, probe, read_frames
+from .reading import Prepare, Video, probe, read_frames, require_one_shape
 from .sampling import REFERENCE_FPS
 
 Frame = UInt8[np.ndarray, "h w 3"]
@@ -56,7 +56,7 @@ def stream_clips(
         if animation := open_animation(video):
             times(animation.seconds)
             rows = rule(animation.count, animation.fps)
-            yield from _assemble(rows, animation.decode(set(rows.ravel().tolist()).__contains__), prepare)
+            yield from _assemble(video, rows, animation.decode(set(rows.ravel().tolist()).__contains__), prepare)
             return
         with open_video(video) as opened:
             say_which(video, *opened)
@@ -64,7 +64,7 @@ def stream_clips(
             times(packets.seconds)
             try:
                 if packets.timed and not packets.missing:
-                    for clip in _stream_by_seeking(opened, packets, rule, prepare):
+                    for clip in _stream_by_seeking(video, opened, packets, rule, prepare):
                         done += 1
                         yield clip
                     return
@@ -76,10 +76,10 @@ def stream_clips(
 
 
 def _stream_by_seeking(
-    opened: OpenVideo, packets: PacketList, rule: Rule, prepare: Prepare
+    video: Video, opened: OpenVideo, packets: PacketList, rule: Rule, prepare: Prepare
 ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
     rows = rule(packets.count, packets.fps)
-    yield from _assemble(rows, seek_chosen(*opened, packets, np.unique(rows)), prepare)
+    yield from _assemble(video, rows, seek_chosen(*opened, packets, np.unique(rows)), prepare)
 
 
 def _stream_in_order(
@@ -100,16 +100,18 @@ def _stream_in_order(
         times(np.linspace(0, packets.seconds[-1], len(output.stamps) + 1))
     rows = rows[done:]
     wanted = set(rows.ravel().tolist())
-    yield from _assemble(rows, decode_chosen(video, wanted.__contains__, Output()), prepare)
+    yield from _assemble(video, rows, decode_chosen(video, wanted.__contains__, Output()), prepare)
 
 
 def _assemble(
-    rows: Int64[np.ndarray, "clips t"], frames: Iterable[tuple[int, Frame]], prepare: Prepare
+    video: Video, rows: Int64[np.ndarray, "clips t"], frames: Iterable[tuple[int, Frame]], prepare: Prepare
 ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
     held: dict[int, Frame] = {}
-    row = 0
+    row, first = 0, None
     for index, frame in frames:
         held[index] = prepare(frame)
+        first = held[index] if first is None else first
+        require_one_shape([first, held[index]], video)
         while row < len(rows) and rows[row, -1] <= index:
             yield np.stack([held[i] for i in rows[row].tolist()])
             row += 1
