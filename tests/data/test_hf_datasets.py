@@ -127,14 +127,16 @@ def test_parquet_in_parts(folder: Path, wanted: list[dict[str, np.ndarray]], tmp
     embedded(folder, tmp_path / "data" / "train-00000-of-00002.parquet", range(4))
     embedded(folder, tmp_path / "data" / "train-00001-of-00002.parquet", range(4, COUNT))
     (tmp_path / "README.md").write_text("# Videos")
-    for source in (tmp_path, tmp_path / "data", tmp_path / "data" / "train-*.parquet"):
-        check(read_videos(str(source)), wanted, tmp_path / "bad.txt")
+    whole = read_videos(str(tmp_path))
+    check(whole, wanted, tmp_path / "bad.txt")
+    for source in (tmp_path / "data", tmp_path / "data" / "train-*.parquet"):
+        assert read_videos(str(source)).fingerprint == whole.fingerprint
     embedded(folder, tmp_path / "data" / "test-00000-of-00001.parquet", range(4))
     with pytest.raises(
         DataError, match=r"holds several splits \(test, train\); name the files of one, such as .*test\*"
     ):
         read_videos(str(tmp_path))
-    check(read_videos(f"{tmp_path}/data/train*.parquet"), wanted, tmp_path / "bad.txt")
+    assert read_videos(f"{tmp_path}/data/train*.parquet").fingerprint == whole.fingerprint
 
 
 @pytest.mark.slow

@@ -258,7 +258,7 @@ def test_packing_keeps_each_video_once_and_gives_the_same_clips(folder: Path, tm
     assert (shards.fingerprint, shards.classes) == (kept.fingerprint, kept.classes)
     assert [shards.name(i) for i in range(6)] == [kept.name(i) for i in range(6)]
     for one, other in zip(
-        batches_of(kept, tmp_path / "bad.txt"), batches_of(shards, tmp_path / "bad.txt", workers=1), strict=True
+        batches_of(kept, tmp_path / "bad.txt"), batches_of(shards, tmp_path / "bad.txt"), strict=True
     ):
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
@@ -273,6 +273,17 @@ def test_packing_keeps_each_video_once_and_gives_the_same_clips(folder: Path, tm
         (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest | change))
         with pytest.raises(DataError, match="is damaged"):
             read_videos(str(tmp_path / "out"))
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same(folder: Path, tmp_path: Path) -> None:
+    videos = videos_of(folder, *ROWS)
+    pack(videos, tmp_path / "out", shards=2)
+    one = batches_of(videos, tmp_path / "bad.txt")
+    other = batches_of(read_videos(str(tmp_path / "out")), tmp_path / "bad.txt", workers=1)
+    for a, b in zip(one, other, strict=True):
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
 
 
 def test_a_list_that_names_videos_several_times(

@@ -34,7 +34,7 @@ class Classify:
         clips: how many clips of each video, spread over it, whose logits are averaged.
         windows: slide over each whole video: classes for every window, and of the mean of their logits.
         overlap: share of a window that the next one covers again.
-        seconds: length of a window; that of the training's clips when not given.
+        seconds: length of a window at the video's mean frame rate; that of the training's clips when not given.
         dtype: type of the computation.
         weights: type of the stored weights; int8 takes a quarter of float32's memory.
         batch_size: clips on the devices together; 1 on a CPU and 8 elsewhere for each device when not given.

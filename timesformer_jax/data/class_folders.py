@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import DataError, VideoError
 from ..support.distributed import announce
-from ..video.packets import open_video
+from ..video.opening import open_video
 from ..video.reading import PICTURE_SUFFIXES
 from . import storage
 from .lists import VIDEO_SUFFIXES, Entry

@@ -1,14 +1,11 @@
 """Rules that choose frames by the time at which each is shown, not by its number alone."""
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int64
 
 from .packets import PacketList
-
-if TYPE_CHECKING:
-    from av.video.stream import VideoStream
 
 
 @runtime_checkable
@@ -24,9 +21,6 @@ class TimedRule(Protocol):
         ...
 
 
-def with_times(rule: Any, packets: PacketList, stream: "VideoStream") -> Any:
+def with_times(rule: Any, packets: PacketList) -> Any:
     """Tells a `TimedRule` the times of a file's frames; gives any other rule back as it is."""
-    if not isinstance(rule, TimedRule) or not packets.timed:
-        return rule
-    stamps = packets.pts[packets.order]
-    return rule.timed((stamps - stamps[0]) * float(stream.time_base or 0))
+    return rule.timed(packets.seconds[:-1]) if isinstance(rule, TimedRule) else rule
