@@ -89,7 +89,7 @@ def find_tables(source: str) -> tuple[str, ...]:
     if storage.exists(splits):
         names = json.loads(storage.read_text(splits)).get("splits", [])
         raise DataError(f"{source} holds several splits; name the folder of one ({', '.join(map(str, names))}).")
-    if storage.exists(storage.join(source, "state.json")):
+    if all(storage.exists(storage.join(source, name)) for name in ("state.json", "dataset_info.json")):
         return _local(_saved(source), source)
     for folder in (source, storage.join(source, "data")):
         for ending in (".arrow", ".parquet"):
