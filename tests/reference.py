@@ -11,8 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-import transformers
+from pytorch import torch, transformers
 
 import timesformer_jax
 from timesformer_jax.checkpoints.huggingface import to_state_dict

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
+from pytorch import torch
 from reference import tiny_reference
 from videos import moving_pictures, write_video
 

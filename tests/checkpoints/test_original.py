@@ -8,11 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_timesformer
 import pytest
-import torch
-import transformers
+from pytorch import save_file, torch, transformers
 from pytorch_checkpoints import ORIGINAL, original_cfg, original_reference, original_state, save_original
 from reference import ATTENTION_TYPES, assert_close, clip, run_flax
-from safetensors.torch import save_file
 
 from timesformer_jax import TimesformerForVideoClassification, TimesformerModel, VideoProcessor
 from timesformer_jax.checkpoints.mapping import flat_names

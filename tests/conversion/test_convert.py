@@ -13,9 +13,8 @@ import huggingface_hub
 import jax
 import numpy as np
 import pytest
-import torch
-import transformers
 import tyro
+from pytorch import torch, transformers
 from pytorch_checkpoints import original_reference, save_original, tiny_vit
 from reference import ATTENTION_TYPES, disturb, tiny_reference
 from videos import moving_pictures, write_video

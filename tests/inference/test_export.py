@@ -9,7 +9,7 @@ import jax
 import jax.export
 import numpy as np
 import pytest
-import torch
+from pytorch import torch
 from reference import tiny_reference
 from tiny_flax import tiny_flax
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
+from pytorch import torch
 from reference import ATTENTION_TYPES, QUICK_COMPILE, assert_close, clip, tiny_reference, to_flax
 from tiny_flax import tiny_flax
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_timesformer
 import pytest
-import torch
+from pytorch import torch
 from reference import (
     ATTENTION_TYPES,
     FLOAT64_TOLERANCE,

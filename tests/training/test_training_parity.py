@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
+from pytorch import functional, torch
 from reference import (
     ATTENTION_TYPES,
     BATCH,
@@ -21,7 +21,6 @@ from reference import (
     to_flax,
     torch_names,
 )
-from torch.nn import functional
 
 pytestmark = pytest.mark.usefixtures("x64")
 
