@@ -6,8 +6,6 @@ Test files import them from here, so that their other tests run in an environmen
 import os
 from typing import Any
 
-import pytest
-
 
 class Absent:
     """Stands for a package that is not installed: using it skips the running test, and does nothing before."""
@@ -19,6 +17,8 @@ class Absent:
 
     def __call__(self, *args: Any, **kwargs: Any) -> "Absent":
         if "PYTEST_CURRENT_TEST" in os.environ:
+            import pytest
+
             pytest.skip("PyTorch and Transformers are not installed: pip install -e '.[test]'")
         return self
 
