@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pytorch import torch, transformers
+from pytorch import transformers
 from torch_reference import (
     ATTENTION_TYPES,
     BATCH,

@@ -8,8 +8,9 @@ run.py                 a short script that loads and calls it, with jax and safe
 
 import calendar
 import json
+import re
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -54,8 +55,22 @@ for row in numpy.asarray(logits):
     print(settings["labels"][row.argmax()], *row.tolist())
 '''
 
+RELEASES = {
+    "0.10.0": date(2026, 4, 16),
+    "0.10.1": date(2026, 5, 18),
+    "0.10.2": date(2026, 6, 17),
+    "0.11.0": date(2026, 7, 16),
+    "0.11.1": date(2026, 8, 17),
+    "0.11.2": date(2026, 9, 17),
+    "0.12.0": date(2026, 10, 16),
+}
+"""The day of each release of JAX: JAX itself does not know it."""
+
 GUARANTEED_MONTHS = 6
-"""Months after the release of a JAX whose exports later versions promise to read (docs.jax.dev, jax.export)."""
+"""What jax.export wrote is read by every JAX that is released within so many months after the one that wrote it.
+
+(https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees)
+"""
 
 
 def export_classifier(
@@ -114,11 +129,28 @@ def export_classifier(
 
 
 def _made_by(platforms: Sequence[Platform]) -> dict[str, Any]:
-    """The part of settings.json that says which JAX can read the program, and until when."""
-    today = datetime.now(UTC).date()
-    year, month = divmod(today.year * 12 + today.month - 1 + GUARANTEED_MONTHS, 12)
-    until = date(year, month + 1, min(today.day, calendar.monthrange(year, month + 1)[1]))
-    return {"version": jax.__version__, "guaranteed_until": until.isoformat(), "platforms": list(platforms)}
+    """The part of settings.json that says which JAX can read the program, and until when that is guaranteed."""
+    return {
+        "version": jax.__version__,
+        "guaranteed_until": guaranteed_until(jax.__version__).isoformat(),
+        "platforms": list(platforms),
+    }
+
+
+def guaranteed_until(version: str) -> date:
+    """The day until which every JAX that is released reads the exports of a version, at least.
+
+    A version that `RELEASES` does not have counts as the newest one there that is not newer.
+    """
+    parts = version_info(version)
+    released = max((day for known, day in RELEASES.items() if version_info(known) <= parts), default=date.min)
+    year, month = divmod(released.year * 12 + released.month - 1 + GUARANTEED_MONTHS, 12)
+    return date(year, month + 1, min(released.day, calendar.monthrange(year, month + 1)[1]))
+
+
+def version_info(version: str) -> tuple[int, ...]:
+    """The numbers of a version, for comparisons."""
+    return tuple(int(part) for part in re.findall("[0-9]+", version)[:3])
 
 
 def export_settings(classify: VideoClassifier, *, batch_size: int | None = None) -> dict[str, Any]:
