@@ -28,7 +28,10 @@ convert_flax_to_hf motion-tiny transformers
 convert_hf_to_flax transformers converted
 """
 
-WARNING = re.compile(r"^(?P<file>\S+\.py):\d+: (?P<category>\w*Warning): (?P<message>.*)$", re.MULTILINE)
+WARNING = re.compile(
+    r"^(?P<file>\S+\.py):\d+: (?P<category>(?:Pending)?DeprecationWarning|FutureWarning): (?P<message>.*)$",
+    re.MULTILINE,
+)
 
 
 def package_of(file: str) -> str:

@@ -68,6 +68,7 @@ GRID: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("changes", GRID.values(), ids=GRID.keys())
 def test_equals_transformers(changes):
     reference = tiny_reference(**changes)

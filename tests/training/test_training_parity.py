@@ -62,6 +62,7 @@ def value_and_grad(model: Any, params: Any, pixel_values: Any, labels: Any) -> A
     return jax.value_and_grad(lambda params: model.apply({"params": params}, pixel_values, labels).loss)(params)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize(("attention_type", "name"), CASES)
 def test_gradients_equal_autograd(attention_type, name):
     settings, labels, loss = LOSSES[name]
