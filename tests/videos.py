@@ -2,6 +2,7 @@
 
 import os
 import struct
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,15 @@ import av
 import numpy as np
 
 os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 would write about itself to stderr
+
+
+def ffmpeg(*arguments: str | Path) -> bytes:
+    """Run FFmpeg's own program, and give what it writes to standard output."""
+    import imageio_ffmpeg
+
+    program = imageio_ffmpeg.get_ffmpeg_exe()
+    command = [program, "-nostdin", "-hide_banner", "-loglevel", "error", "-y", *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True).stdout
 
 
 def moving_pictures(count: int, height: int = 64, width: int = 96, seed: int = 0) -> np.ndarray:

@@ -3,7 +3,7 @@
 from .config import TimesformerConfig
 from .inference.classifier import VideoClassifier
 from .model.modeling import TimesformerForVideoClassification, TimesformerModel
-from .video.decoding import DamagedVideoWarning
+from .video.notices import DamagedVideoWarning
 from .video.processing import VideoProcessor
 from .video.reading import probe, read_clip, read_frames
 

@@ -10,12 +10,13 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from videos import copy_packets, decode_everything, destroy_packets, moving_pictures, rotate, write_video
+from videos import copy_packets, decode_everything, destroy_packets, ffmpeg, moving_pictures, rotate, write_video
 
 from timesformer_jax.errors import VideoError
-from timesformer_jax.video import decoding, packets
-from timesformer_jax.video.decoding import DamagedVideoWarning
+from timesformer_jax.video import decoding, opening, packets
+from timesformer_jax.video.notices import ChangingSizeWarning, DamagedVideoWarning
 from timesformer_jax.video.reading import probe, read_by_rule, read_clip, read_frames
+from timesformer_jax.video.sampling import clip_indices
 
 FRAMES = moving_pictures(50)
 OPEN_GOP = {"x264-params": "open-gop=1:bframes=4:b-pyramid=normal:scenecut=0"}
@@ -194,9 +195,9 @@ def test_a_second_thread_that_finds_other_packets(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(("width", "threads"), [(64, 1), (1280, 0)])
 def test_small_pictures_are_decoded_by_one_thread(width: int, threads: int, tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", moving_pictures(2, 720, width))
-    with packets.open_video(path) as (_, stream):
+    with opening.open_video(path) as (_, stream):
         assert stream.codec_context.thread_count == threads
-    with packets.open_video(path, 3) as (_, stream):
+    with opening.open_video(path, 3) as (_, stream):
         assert stream.codec_context.thread_count == 3
 
 
@@ -220,6 +221,7 @@ def test_stretches_are_joined_where_they_touch() -> None:
 
 def test_decoding_begins_at_the_keyframe_shown_and_stored_before() -> None:
     listed = packets.PacketList(
+        codec="h264",
         # A keyframe at position 4 with two leading pictures (pts 4 and 5), which refer to the group before.
         pts=np.array([0, 3, 1, 2, 6, 4, 5, 9, 7, 8]),
         seek_to=np.zeros(10, np.int64),
@@ -227,6 +229,7 @@ def test_decoding_begins_at_the_keyframe_shown_and_stored_before() -> None:
         shown=np.ones(10, bool),
         timed=True,
         fps=30.0,
+        seconds=np.arange(11) / 30,
         missing=0,
         complete=True,
     )
@@ -293,9 +296,122 @@ def test_a_picture_size_that_changes(tmp_path: Path) -> None:
     large = write(tmp_path / "large.h264", FRAMES[:10])
     small = write(tmp_path / "small.h264", moving_pictures(10, 32, 48))
     (tmp_path / "both.h264").write_bytes(large.read_bytes() + small.read_bytes())
-    clip = read_frames(tmp_path / "both.h264", [0, 9, 10, 19])
+    both = tmp_path / "both.h264"
+    with pytest.warns(ChangingSizeWarning, match=r"both\.h264 changes its size in mid-stream \(96x64, 48x32\)"):
+        clip = read_frames(both, [0, 9, 10, 19])
     np.testing.assert_array_equal(clip[:2], decode_everything(large)[[0, 9]])
     assert clip.shape == (4, 64, 96, 3)
+    shapes: list[tuple[int, ...]] = []
+    read_by_rule(
+        both, lambda *_: np.array([0, 9, 10, 19]), prepare=lambda frame: shapes.append(frame.shape) or frame[:9, :9]
+    )
+    assert shapes == [(64, 96, 3)] * 2 + [(32, 48, 3)] * 2
+
+
+def test_other_sizes_are_cut_and_not_stretched(tmp_path: Path) -> None:
+    """A square in a wide picture stays a square, though the first picture is a narrow one."""
+    wide = np.zeros((5, 48, 96, 3), np.uint8)
+    wide[:, 12:36, 36:60] = 255
+    first = write(tmp_path / "first.h264", moving_pictures(5, 96, 96))
+    (tmp_path / "both.h264").write_bytes(first.read_bytes() + write(tmp_path / "second.h264", wide).read_bytes())
+    with pytest.warns(ChangingSizeWarning):
+        last = read_frames(tmp_path / "both.h264", [0, 9])[1, :, :, 0] > 128
+    assert last.any(axis=0).sum() == pytest.approx(48, abs=2)
+    assert last.any(axis=1).sum() == pytest.approx(48, abs=2)
+
+
+TRANSPORT = {"codec": "mpeg2video", "options": {"bf": "0"}}
+
+
+@pytest.mark.parametrize(
+    ("file", "first", "then"),
+    [
+        ("a.ts", {}, TRANSPORT),
+        ("a.ts", TRANSPORT, {}),
+        ("a.ts", {}, {"codec": "libx265", "options": {"x265-params": "log-level=none"}}),
+        ("a.ts", {"codec": "libx265", "options": {"x265-params": "log-level=none"}}, {}),
+        ("a.h264", {}, TRANSPORT),
+    ],
+)
+def test_a_codec_that_changes_is_named(file: str, first: dict[str, Any], then: dict[str, Any], tmp_path: Path) -> None:
+    both = tmp_path / f"both {file}"
+    suffix = "ts" if file == "a.ts" else "m2v"
+    parts = write(tmp_path / file, **first), write(tmp_path / f"then.{suffix}", **then)
+    both.write_bytes(b"".join(part.read_bytes() for part in parts))
+    names = [settings.get("codec", "h264").removeprefix("libx").replace("265", "hevc") for settings in (first, then)]
+    with pytest.raises(VideoError, match=f"changes its codec from {names[0]} to {names[1]} in mid-stream"):
+        read_frames(both, [3, 90])
+
+
+def rewrite(source: Path, target: Path, *options: str) -> Path:
+    """Copy packets with timestamps in the order in which they are stored."""
+    ffmpeg("-i", source, "-c", "copy", *options, target)
+    return target
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "3gp", "mkv", "nut", "ts", "asf"])
+@pytest.mark.parametrize("codec", ["mpeg4", "mpeg2video", "libx264"])
+def test_timestamps_that_deny_reordering(codec: str, suffix: str, tmp_path: Path) -> None:
+    if codec == "mpeg2video" and suffix == "3gp":
+        pytest.skip("3GP has no MPEG-2")
+    source = write(tmp_path / "source.mkv", codec=codec, options={"bf": "2"})
+    annexb = {"libx264": ",h264_mp4toannexb", "mpeg4": ",dump_extra"}.get(codec, "") if suffix == "ts" else ""
+    path = rewrite(source, tmp_path / f"a.{suffix}", "-bsf:v", f"setts=pts=DTS{annexb}")
+    expected = decode_everything(path)
+    last = len(expected) - 1  # MP4 hides the frames before time 0
+    for indices in ([1], [4], [2, 7], [last], list(range(last))):
+        np.testing.assert_array_equal(read_frames(path, indices), expected[indices], err_msg=str(indices))
+
+
+def test_mpeg4_copied_from_avi(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.avi", codec="mpeg4", options={"bf": "2"})
+    path = rewrite(source, tmp_path / "b.mp4")
+    for each in (path, rewrite(path, tmp_path / "c.mkv")):
+        expected = decode_everything(each)
+        for index in range(10):
+            np.testing.assert_array_equal(read_frames(each, [index]), expected[[index]])
+
+
+@pytest.mark.parametrize(
+    ("file", "settings"),
+    [
+        ("a.mkv", {"gop": 2}),
+        ("a.mp4", {"codec": "mpeg2video", "options": {"bf": "0"}}),
+        ("a.ts", {"codec": "mpeg2video", "options": {"bf": "0"}}),
+        ("a.avi", {"codec": "mpeg2video", "options": {"bf": "0"}}),
+    ],
+)
+@pytest.mark.usefixtures("no_decoding_in_order")
+def test_codecs_that_might_reorder_and_do_not(file: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    path = write(tmp_path / file, **settings)
+    np.testing.assert_array_equal(read_frames(path, [1, 33]), decode_everything(path)[[1, 33]])
+
+
+@pytest.mark.parametrize("rate", [24, 25, 30])
+@pytest.mark.parametrize("clock", [300, 600, 1000])
+def test_h264_in_avi_whose_header_tells_a_clock(rate: int, clock: int, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.mkv", fps=rate, options={"bf": "3"})
+    path = tmp_path / "a.avi"
+    ffmpeg("-i", source, "-c", "copy", "-bsf:v", f"h264_mp4toannexb,setts=time_base=1/{clock}", path)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].average_rate == clock, "the input is not what was meant"
+    info = probe(path)
+    assert info.frames == 50
+    assert info.fps == pytest.approx(rate, rel=0.05)
+    np.testing.assert_array_equal(
+        read_clip(path, 4, sampling_rate=6), decode_everything(path)[clip_indices(50, info.fps, 4, 6)]
+    )
+
+
+def test_the_rate_of_raw_h264_is_the_one_that_it_tells(tmp_path: Path) -> None:
+    for rate in (15, 30, 50):
+        assert probe(write(tmp_path / "a.h264", fps=rate)).fps == rate
+
+
+def test_a_clock_that_is_set_anew_is_no_rate(tmp_path: Path) -> None:
+    part = write(tmp_path / "a.ts").read_bytes()
+    (tmp_path / "twice.ts").write_bytes(2 * part)
+    assert probe(tmp_path / "twice.ts").fps == 30
 
 
 # Damage

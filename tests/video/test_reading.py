@@ -11,7 +11,7 @@ from PIL import Image
 from videos import decode_everything, moving_pictures, write_sound, write_video
 
 from timesformer_jax.errors import VideoError
-from timesformer_jax.video.decoding import DamagedVideoWarning
+from timesformer_jax.video.notices import DamagedVideoWarning
 from timesformer_jax.video.reading import VideoInfo, probe, read_clip, read_frames
 from timesformer_jax.video.sampling import clip_indices, evenly_spread_indices
 

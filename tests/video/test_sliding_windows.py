@@ -1,19 +1,21 @@
 """Windows over a long video: where they lie, that each is the clip read by itself, that nothing is decoded twice."""
 
+import dataclasses
 import tracemalloc
 from pathlib import Path
 
+import av
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_flax import FRAMES, tiny_flax
-from videos import destroy_packets, moving_pictures, write_video
+from videos import decode_everything, destroy_packets, moving_pictures, write_video
 
 from timesformer_jax import VideoClassifier, VideoProcessor, probe, read_clip
 from timesformer_jax.errors import VideoError
 from timesformer_jax.video import decoding, streaming
-from timesformer_jax.video.decoding import DamagedVideoWarning
-from timesformer_jax.video.sampling import SlidingWindows, spread_clips
+from timesformer_jax.video.notices import DamagedVideoWarning
+from timesformer_jax.video.sampling import SlidingWindows, clip_indices, spread_clips
 
 RATE = 6.0
 SPAN = 18  # RATE * FRAMES source frames at 30 a second
@@ -43,7 +45,8 @@ def test_windows_cover_the_video(total: int, overlap: float, fps: float | None) 
     assert starts[-1] + span > total - 1, "the end is not covered"
     assert starts[-1] == 0 or starts[-1] + span <= total + 1e-6, "the last window reaches beyond the end"
     assert plan.indices(total, fps).shape == (len(starts), FRAMES)
-    times = plan.seconds(total, fps)
+    times = plan.seconds(np.arange(total + 1) / (fps or 30), fps)
+    assert [begin for begin, _ in times] == pytest.approx(starts / (fps or 30))
     assert times[-1][1] == pytest.approx(min(starts[-1] + span, total) / (fps or 30))
 
 
@@ -155,3 +158,48 @@ def test_a_video_that_may_not_be_read(video: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(streaming, "open_video", refuse)
     with pytest.raises(VideoError, match="permission denied"):
         next(streaming.stream_clips(video, SlidingWindows(FRAMES, RATE).indices, np.copy))
+
+
+@pytest.mark.parametrize("file", ["a.mkv", "a.mp4", "a.ts"])
+def test_windows_of_a_variable_frame_rate(classify: VideoClassifier, file: str, tmp_path: Path) -> None:
+    """Ten frames a second first, thirty then: a window's seconds are those at which its frames are shown."""
+    ticks = [3 * i for i in range(40)] + [120 + i for i in range(60)]
+    path = write_video(tmp_path / file, moving_pictures(100), pts=ticks, gop=20)
+    times = np.append(ticks, 180) / 30
+    with av.open(str(path)) as container:
+        shown = [
+            frame.time - container.streams.video[0].start_time * container.streams.video[0].time_base
+            for frame in container.decode(video=0)
+        ]
+    np.testing.assert_allclose(shown, times[:-1], atol=1e-3)
+    fps = probe(path).fps
+    assert fps == pytest.approx(99 / (179 / 30), rel=0.05)
+    plan = SlidingWindows(FRAMES, RATE)
+    answer = classify.windows(path)
+    starts = plan.starts(100, fps)
+    assert [window.start for window in answer.windows] == pytest.approx(times[starts].tolist(), abs=2e-3)
+    ends = np.interp(np.minimum(starts + plan.span(fps), 100), np.arange(101), times)
+    assert [window.end for window in answer.windows] == pytest.approx(ends.tolist(), abs=0.05)
+    # Most of the time lies in the first 40 frames, and so do more of the seconds of their windows.
+    first, last = answer.windows[0], answer.windows[-1]
+    assert first.end - first.start > 2 * (last.end - last.start)
+
+
+def test_windows_of_pictures_whose_size_changes(classify: VideoClassifier, tmp_path: Path) -> None:
+    """Each frame is processed in its own shape, in windows as well as in a single clip."""
+    parts = [write_video(tmp_path / f"{height}.ts", moving_pictures(40, height, 96), gop=20) for height in (64, 48)]
+    path = tmp_path / "both.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    frames = [frame for part in parts for frame in decode_everything(part)]
+    answer = classify.windows(path)
+    fps = probe(path).fps
+    rows = SlidingWindows(FRAMES, RATE).indices(80, fps)
+    assert len(answer.windows) == len(rows)
+    for row, window in zip(rows, answer.windows, strict=True):
+        clip = np.concatenate([classify.prepare(frames[i][None]) for i in row])
+        np.testing.assert_allclose(window.logits, classify.forward(clip[None])[0], rtol=2e-5)
+    clip = np.concatenate([classify.prepare(frames[i][None]) for i in clip_indices(80, fps, FRAMES, RATE)])
+    np.testing.assert_allclose(classify.logits(path)[0], classify.forward(clip[None])[0], rtol=2e-5)
+    uncut = dataclasses.replace(classify.processor, do_center_crop=False)
+    with pytest.raises(VideoError, match="changes its size in mid-stream"):
+        list(streaming.stream_clips(path, lambda *_: rows, lambda frame: uncut.resize_and_crop([frame])[0]))

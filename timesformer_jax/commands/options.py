@@ -2,14 +2,24 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from ..config import AttentionOrder, AttentionType, PositionEmbeddingType
 
+if TYPE_CHECKING:
+    from ..video.packets import FileStream
+
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """A switch that is off unless named."""
+
+
+def stream_of(video: Path, number: int | None) -> "Path | FileStream":
+    """Gives a video file's stream of that number; pictures in a directory have none, and stay what they are."""
+    from ..video.packets import FileStream
+
+    return video if number is None or video.is_dir() else FileStream(video, number)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 
-from ..video.decoding import DamagedVideoWarning
+from ..video.notices import VideoWarning
 from ..video.packets import EncodedVideo
 from ..video.reading import Pictures, Video, read_by_rule
 from ..video.sampling import REFERENCE_FPS, clip_indices
@@ -55,7 +55,7 @@ def read_clips(
         VideoError: nothing of it can be decoded.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DamagedVideoWarning)
+        warnings.simplefilter("ignore", VideoWarning)
         return read_by_rule(video, lambda total, fps: frame_indices(total, fps, clip, positions), threads=1)
 
 

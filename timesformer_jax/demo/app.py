@@ -20,7 +20,7 @@ from typing import Any
 from ..data.motion import OPPOSITE, MotionTask, motion_clip, write_keyframes
 from ..errors import TimesformerError
 from ..interpret.choices import Choices, Method
-from ..video.decoding import DamagedVideoWarning
+from ..video.notices import VideoWarning
 from .explainer import CLASSES, Explainer
 
 _NAMES: dict[Method, str] = {
@@ -128,7 +128,7 @@ def build_page(explainer: Explainer, directory: Path) -> Any:
             patch = patch[0] if row is None else row, patch[1] if column is None else column
         try:
             with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", DamagedVideoWarning)
+                warnings.simplefilter("always", VideoWarning)
                 shown = explainer.explain(video, method, Choices(layer, head, patch, target), directory)
         except TimesformerError as error:
             message = str(error).replace(video, Path(video).name)  # where Gradio keeps it is nobody's concern

@@ -23,7 +23,7 @@ from ..model.modeling import TimesformerForVideoClassification
 from ..support.dtypes import require_x64
 from ..support.prefetch import batched, prefetch, prefetch_map
 from ..video.processing import VideoProcessor
-from ..video.reading import Video, read_by_rule, read_clip
+from ..video.reading import Video, clip_rule, read_by_rule, read_clip
 from ..video.sampling import REFERENCE_FPS, SlidingWindows, spread_clips
 from ..video.streaming import stream_clips
 from .batching import Forward, Variables, Weights, compile_ahead
@@ -172,16 +172,20 @@ class VideoClassifier:
 
     def _read_clips(self, video: Video, clips: int) -> np.ndarray:
         """Reads and prepares the clips of a video, (clips, t, h, w, 3)."""
-        if clips == 1:
-            return self.prepare(self.read(video))[None]
         rate, num_frames = self._rate, self.model.config.num_frames
+        if clips == 1:
+            return read_by_rule(video, clip_rule(num_frames, rate), prepare=self._prepare_frame)[None]
         if rate is None:
             raise VideoError(
                 "several clips of a video need the training's sampling rate, which this checkpoint does not tell: "
                 "give sampling_rate."
             )
-        several = read_by_rule(video, lambda total, fps: spread_clips(total, fps, num_frames, rate, clips))
-        return np.stack([self.prepare(clip) for clip in several])
+        return read_by_rule(
+            video, lambda total, fps: spread_clips(total, fps, num_frames, rate, clips), prepare=self._prepare_frame
+        )
+
+    def _prepare_frame(self, frame: UInt8[np.ndarray, "h w 3"]) -> np.ndarray:
+        return self.prepare(frame[None])[0]
 
     def logits(self, videos: Video | Sequence[Video], *, clips: int = 1) -> Float[np.ndarray, "b labels"]:
         """Gives the logits of videos, one row for each.
@@ -254,7 +258,8 @@ class VideoClassifier:
         Args:
             video: as in a call.
             overlap: share of a window that the next one covers again.
-            seconds: length of a window; None is that of the clips which the model was trained on.
+            seconds: length of a window at the video's mean frame rate; None is that of the clips which the model was
+                trained on. Windows have one number of frames, so that they last longer where frames are fewer.
             top_k: as in a call.
             progress: is told how many windows are done, and of how many.
 
@@ -268,25 +273,22 @@ class VideoClassifier:
             raise VideoError("the length of the training's clips is not known: give the seconds of a window.")
         plan = SlidingWindows(num_frames, rate, overlap)
         lengths: list[tuple[int, float | None]] = []
+        times: list[np.ndarray] = []
 
         def rule(total: int, fps: float | None) -> np.ndarray:
             lengths.append((total, fps))
             return plan.indices(total, fps)
 
-        def prepare(frame: UInt8[np.ndarray, "h w 3"]) -> np.ndarray:
-            return self.prepare(frame[None])[0]
-
         rows: list[np.ndarray] = []
-        batches = prefetch(batched(stream_clips(video, rule, prepare), self.forward.batch_size))
-        for batch in batches:
+        clips = stream_clips(video, rule, self._prepare_frame, times.append)
+        for batch in prefetch(batched(clips, self.forward.batch_size)):
             rows += list(self.forward(np.stack(batch)))
             if progress is not None:
                 progress(len(rows), len(plan.starts(*lengths[-1])))
-        times = plan.seconds(*lengths[-1])
         config = self.model.config
         answers = [
             WindowAnswer(start, end, best_predictions(row, config, top_k), row)
-            for (start, end), row in zip(times, rows, strict=True)
+            for (start, end), row in zip(plan.seconds(times[-1], lengths[-1][1]), rows, strict=True)
         ]
         return LongAnswer(best_predictions(np.mean(rows, axis=0), config, top_k), answers)
 

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..model.modeling import TimesformerForVideoClassification, TimesformerModel
 from ..parameters import BACKBONE
 from ..video.processing import VideoProcessor
-from ..video.reading import Video, read_clip
+from ..video.reading import Video, clip_rule, read_by_rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,8 @@ class VideoEncoder:
         """
         rate = self.model.config.sampling_rate
         rate = None if isinstance(rate, str) else rate
-        return self.processor.resize_and_crop(read_clip(video, self.model.config.num_frames, sampling_rate=rate))
+        rule = clip_rule(self.model.config.num_frames, rate)
+        return read_by_rule(video, rule, prepare=lambda frame: self.processor.resize_and_crop([frame])[0])
 
     def rgb(self, frames: UInt8[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "t h w 3"]:
         """What `read` gives, in the order of channels that people see."""

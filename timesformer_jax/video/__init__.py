@@ -1,6 +1,6 @@
 """From videos to pixel values: reading, and the preprocessing of a model."""
 
-from .decoding import DamagedVideoWarning
+from .notices import DamagedVideoWarning
 from .processing import VideoProcessor
 from .reading import Pictures, Video, VideoInfo, probe, read_by_rule, read_clip, read_frames
 

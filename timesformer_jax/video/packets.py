@@ -8,29 +8,23 @@ presentation order.
 """
 
 import contextlib
-import io
 import math
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from ..errors import VideoError
+from .picture_types import KNOWN, holds_b_picture
+from .sampling import REFERENCE_FPS
 
 if TYPE_CHECKING:  # PyAV is imported where a file is opened, so that `import timesformer_jax` stays fast
     from av.container import InputContainer
     from av.packet import Packet
     from av.video.stream import VideoStream
-
-TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}
-"""Decoders that render text files as moving pictures of a terminal, which nobody asks for here."""
-
-_LEAST_SHARED = 1280 * 720
-"""Pixels of a picture whose decoding FFmpeg's threads speed up. With smaller ones they cost more than they save."""
 
 FARTHEST_REORDERING = 64
 """How many places the presentation order may differ from the storage order. No codec comes near it: where the
@@ -53,65 +47,26 @@ class EncodedVideo:
         return self.name
 
 
-VideoFile = str | os.PathLike[str] | EncodedVideo
+@dataclass(frozen=True)
+class FileStream(os.PathLike[str]):
+    """One of several video streams of a file; stands wherever a video's path does.
 
-
-class _NamedBytes(io.BytesIO):
-    """Bytes that PyAV can read, and that it calls by a name."""
-
-    def __init__(self, video: EncodedVideo) -> None:
-        super().__init__(video.data)
-        self.name = video.name
-
-
-@contextlib.contextmanager
-def open_video(path: VideoFile, threads: int = 0) -> Generator[tuple["InputContainer", "VideoStream"]]:
-    """Opens a video file and chooses its first video stream that isn't a cover picture.
-
-    Args:
+    Attributes:
         path: the video file.
-        threads: that its decoder may use; 0 is one for small pictures, and what FFmpeg takes for larger ones.
+        number: of the stream, counted from 0 among the file's video streams, as FFmpeg's `v:0` counts them.
     """
-    import av
-    from av.error import FFmpegError
-    from av.stream import Disposition
 
-    try:
-        if isinstance(path, EncodedVideo):
-            source, size = _NamedBytes(path), len(path.data)
-        else:
-            absolute = Path(path).absolute()  # "name:part.mp4" would be taken for a network protocol
-            source, size = str(absolute), absolute.stat().st_size
-            if not absolute.is_file():  # a pipe would be waited for
-                raise VideoError(f"{path} is not a file.")
-        if not size:
-            raise VideoError(f"{path} is empty.")
-        # From version 19 on PyAV does this by itself, and the argument is gone.
-        lenient: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
-        container = av.open(source, **lenient)
-    except FileNotFoundError as error:
-        raise VideoError(f"{path} does not exist.") from error
-    except PermissionError:
-        raise  # a directory of pictures may raise it, too
-    except (FFmpegError, OSError, ValueError) as error:
-        if isinstance(error, VideoError):
-            raise
-        reason = getattr(error, "strerror", None) or str(error)
-        raise VideoError(f"{path} can't be opened as a video: {reason}.") from error
-    with container:
-        for stream in container.streams.video:
-            # Streams that no decoder is known for have no codec context.
-            context = getattr(stream, "codec_context", None)
-            if context and context.name not in TEXT_CODECS and not stream.disposition & Disposition.attached_pic:
-                if threads == 0 and context.width * context.height < _LEAST_SHARED:
-                    threads = 1
-                context.thread_count = threads
-                if threads != 1:  # by slices alone, PyAV's default, most files are decoded on one core
-                    context.thread_type = "AUTO"
-                yield container, stream
-                return
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-        raise VideoError(f"{path} holds no video that can be decoded (it holds: {kinds}).")
+    path: str | os.PathLike[str]
+    number: int
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+VideoFile = str | os.PathLike[str] | EncodedVideo
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,22 +74,26 @@ class PacketList:
     """The packets of one video stream in storage order.
 
     Attributes:
+        codec: the name of the stream's decoder.
         pts: presentation timestamps, in the stream's time base.
         seek_to: timestamps to seek to so as to arrive at a packet or before it.
         keyframe: packets from which decoding can begin.
         shown: packets that give a frame; others only help to decode frames, or lie before the clip's cut.
         timed: whether the timestamps identify the frames and order them.
         fps: mean frames a second, None if unknown.
+        seconds: when each frame is shown, counted from the first, by index; and last, when the last frame ends.
         missing: about how many frames the header announces beyond the end of the file.
         complete: whether the file was read to its end.
     """
 
+    codec: str
     pts: Int64[np.ndarray, "p"]
     seek_to: Int64[np.ndarray, "p"]
     keyframe: Bool[np.ndarray, "p"]
     shown: Bool[np.ndarray, "p"]
     timed: bool
     fps: float | None
+    seconds: Float64[np.ndarray, " n"]
     missing: int
     complete: bool
 
@@ -175,12 +134,16 @@ def list_packets(container: "InputContainer", stream: "VideoStream", highest: in
     codec, reorders = stream.codec_context.name, bool(stream.codec_context.has_b_frames)
     rows: list[tuple[int | None, int | None, bool, bool, int]] = []
     last: dict[int, Packet] = {}  # of every stream, as the sound may go on after the last picture
+    extradata, b_pictures, ascending = stream.codec_context.extradata, False, True
     count, enough = 0, math.inf if highest is None else highest + 1 + FARTHEST_REORDERING
     for packet in demux(container):
         last[packet.stream_index] = packet
         if packet.stream_index == stream.index:
             # VP8 keeps invisible reference pictures in packets of their own: bit 4 of the first byte says "show".
             shown = not packet.is_discard and (codec != "vp8" or bool(memoryview(packet)[0] & 16))
+            ascending = ascending and packet.pts is not None and (not rows or packet.pts > (rows[-1][0] or 0))
+            if ascending and reorders and not b_pictures:
+                b_pictures = codec not in KNOWN or holds_b_picture(codec, bytes(packet), extradata)
             rows.append((packet.pts, packet.dts, packet.is_keyframe, shown, packet.size))
             count += shown
             if count >= enough:
@@ -197,13 +160,19 @@ def list_packets(container: "InputContainer", stream: "VideoStream", highest: in
         and _consistent(pts, keys)
         # An empty MPEG-4 picture repeats the one before, or stands for one that shares a packet with another.
         and not (codec == "mpeg4" and min(sizes) < 10)
-        # AVI has no presentation timestamps; FFmpeg makes them up, not always with regard to reordering.
-        and not ("avi" in container.format.name and reorders and bool(np.all(np.diff(pts) > 0)))
+        # B pictures are not shown as they are stored. Timestamps that say so were made up, such as by FFmpeg for AVI,
+        # which has none, and for what was copied from there.
+        and not (ascending and b_pictures and not keys.all())
     )
-    fps = float(stream.average_rate or stream.guessed_rate or 0) or None
-    length = float((pts.max() - pts.min()) * (stream.time_base or 0))
-    if timed and length > 0 and not (fps and abs(fps * length / (len(rows) - 1) - 1) < 0.05):
-        fps = (len(rows) - 1) / length  # the header gives a nominal rate, but frames were left out
+    times = None
+    decoded = [dts for dts in all_dts if dts is not None]
+    if sorted(decoded) == decoded and (None not in all_pts or None not in all_dts):  # otherwise the clock was set anew
+        stamps = np.array(all_dts, np.int64) if None in all_pts else pts
+        times = stamps[np.array(shown)] * float(stream.time_base or 0)
+    # Of a file without any clock the average rate is FFmpeg's default, and the guess what the codec tells.
+    told = stream.average_rate, stream.guessed_rate, stream.base_rate
+    nominal = [float(rate) for rate in (told if decoded else (told[1], told[0])) if rate]
+    fps, seconds = _timing(times, count, nominal)
     missing = 0
     ends = {track: (packet.pts or 0) + (packet.duration or 0) for track, packet in last.items()}
     ends[stream.index] = max(ends[stream.index], int(pts.max()))
@@ -213,17 +182,38 @@ def list_packets(container: "InputContainer", stream: "VideoStream", highest: in
         and container.duration
         and (last[stream.index].is_corrupt or end < 0.9 * container.duration / 1e6)
     ):
-        missing = max(stream.frames, round(container.duration / 1e6 * (fps or 0))) - len(rows)
+        # AVI counts as many frames as the stream's rate has room for.
+        announced = stream.frames if fps == float(stream.average_rate or 0) else 0
+        missing = max(announced, round(container.duration / 1e6 * (fps or 0))) - len(rows)
     return PacketList(
+        codec=codec,
         pts=pts,
         seek_to=np.array(seek_to, np.int64),
         keyframe=keys,
         shown=np.array(shown, bool),
         timed=timed,
         fps=fps,
+        seconds=seconds,
         missing=max(missing, 0),
         complete=count < enough,
     )
+
+
+def _timing(
+    times: Float64[np.ndarray, "f"] | None, count: int, nominal: list[float]
+) -> tuple[float | None, Float64[np.ndarray, " n"]]:
+    """Gives the mean frames a second, and `PacketList.seconds`, of frames that are shown at these times, in any order.
+
+    The first of the nominal rates counts that agrees with the frames' number and times; where these are not known, the
+    first. None agrees where frames were left out; some are those of a clock (H.264 copied into AVI may tell 600).
+    """
+    if times is None or times.max() == times.min():
+        fps = nominal[0] if nominal else None
+        return fps, np.arange(count + 1) / (fps or REFERENCE_FPS)
+    ascending = np.sort(times - times.min())
+    mean = (count - 1) / float(ascending[-1])
+    fps = next((rate for rate in nominal if abs(rate / mean - 1) < 0.05), mean)
+    return fps, np.append(ascending, ascending[-1] + 1 / fps)
 
 
 def _consistent(pts: Int64[np.ndarray, "p"], keyframe: Bool[np.ndarray, "p"]) -> bool:
@@ -234,8 +224,13 @@ def _consistent(pts: Int64[np.ndarray, "p"], keyframe: Bool[np.ndarray, "p"]) ->
         and order[0] == 0  # otherwise the file begins with pictures that refer to some that were cut away
         and np.all(np.diff(pts[order]) > 0)
         and np.all(np.diff(pts[keyframe]) > 0)
-        and np.max(np.abs(order - np.arange(len(pts)))) <= FARTHEST_REORDERING
+        and _farthest_move(pts) <= FARTHEST_REORDERING
     )
+
+
+def _farthest_move(pts: Int64[np.ndarray, "p"]) -> int:
+    """How many places the order of timestamps differs from the storage order, at most."""
+    return int(np.max(np.abs(np.argsort(pts, kind="stable") - np.arange(len(pts)))))
 
 
 def demux(container: "InputContainer", *streams: "VideoStream") -> Iterator["Packet"]:

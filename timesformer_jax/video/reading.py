@@ -4,14 +4,16 @@ clip = read_clip("video.mp4", 8)                              # 8 frames spread 
 clip = read_clip("video.mp4", 8, sampling_rate=32)            # the middle clip "8x32"
 clip = read_frames("video.mp4", span_indices(0, 256, 8))      # any frames at all
 clips = read_frames("video.mp4", np.stack([clip_indices(...), clip_indices(...)]))  # decoded once
+clip = read_clip(FileStream("video.mkv", 1), 8)               # of the second of several video streams
 """
 
 import io
 import os
 import re
 import struct
+import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -21,12 +23,21 @@ from jaxtyping import Int, Int64, Shaped, UInt8
 from PIL import Image, ImageOps
 
 from ..errors import VideoError
-from .decoding import Frames, Rule, nearest_earlier, read_file, warn_of_damage
+from .animations import open_animation, read_animation
+from .decoding import read_file
+from .in_order import Frames, Rule, nearest_earlier, warn_of_damage
+from .notices import ChangingSizeWarning
 from .packets import EncodedVideo
 from .sampling import clip_indices, evenly_spread_indices
 
 Video = str | os.PathLike[str] | Shaped[np.ndarray, "..."]
-"""A video file, a directory with one picture per frame, or an array (t, h, w, 3) or (t, h, w) of uint8."""
+"""A video file, a directory with one picture per frame, or an array (t, h, w, 3) or (t, h, w) of uint8.
+
+A `FileStream` is one of several video streams of a file.
+"""
+
+Prepare = Callable[[UInt8[np.ndarray, "h w 3"]], np.ndarray]
+"""Changes a frame, such as by resizing."""
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
@@ -110,20 +121,28 @@ def read_clip(
             video.
 
     Returns:
-        RGB frames. Pictures come upright; a pixel's aspect ratio is not regarded. Where the clip reaches beyond the
-        video, the last frame is repeated.
+        RGB frames. Pictures come upright; a pixel's aspect ratio is not regarded. All have the size of the first:
+        where a file changes it in mid-stream, others are resized and cut (`read_by_rule` can prepare each in its own).
+        Where the clip reaches beyond the video, the last frame is repeated.
 
     Raises:
         VideoError: if the video can't be read or the numbers make no clip.
 
     Warns:
         DamagedVideoWarning: if frames were lost; the nearest earlier ones (or the first) stand in for them.
+        SeveralStreamsWarning: if the file holds several video streams and `video` is no `FileStream`.
+        ChangingSizeWarning: if later frames had to be resized.
     """
-    if sampling_rate is None:
-        if start != "middle":
-            raise VideoError(f"start={start} needs a sampling_rate: without one the frames cover the whole video.")
-        return _read(video, lambda total, fps: evenly_spread_indices(total, num_frames))
-    return _read(video, lambda total, fps: clip_indices(total, fps, num_frames, sampling_rate, start))
+    return _read(video, clip_rule(num_frames, sampling_rate, start))
+
+
+def clip_rule(num_frames: int, sampling_rate: float | None, start: int | Literal["middle"] = "middle") -> Rule:
+    """Gives the rule by which `read_clip` takes frames; the arguments are its own."""
+    if sampling_rate is not None:
+        return lambda total, fps: clip_indices(total, fps, num_frames, sampling_rate, start)
+    if start != "middle":
+        raise VideoError(f"start={start} needs a sampling_rate: without one the frames cover the whole video.")
+    return lambda total, fps: evenly_spread_indices(total, num_frames)
 
 
 def read_frames(video: Video, indices: Int[np.ndarray, "*n"] | Sequence[int]) -> UInt8[np.ndarray, "*n h w 3"]:
@@ -149,8 +168,8 @@ def read_frames(video: Video, indices: Int[np.ndarray, "*n"] | Sequence[int]) ->
 
 
 def read_by_rule(
-    video: Video | EncodedVideo | Pictures, rule: Rule, *, threads: int = 0
-) -> UInt8[np.ndarray, "*n h w 3"]:
+    video: Video | EncodedVideo | Pictures, rule: Rule, *, threads: int = 0, prepare: Prepare | None = None
+) -> Shaped[np.ndarray, "*n h w 3"]:
     """Reads the frames that a function of a video's length chooses.
 
     Args:
@@ -158,9 +177,10 @@ def read_by_rule(
         rule: is given the number of frames and the frames a second (None where unknown), and returns frame indices of
             any shape, each in [0, frames). Where a file turns out to hold another number it is called again.
         threads: that decode a file; 0 is as many as help.
+        prepare: is given each frame once, in its own shape, and gives what is returned of it.
 
     Returns:
-        RGB frames, as from `read_clip`.
+        RGB frames, as from `read_clip`, prepared.
 
     Raises:
         VideoError: if the video can't be read.
@@ -168,28 +188,71 @@ def read_by_rule(
     Warns:
         DamagedVideoWarning: as `read_clip`.
     """
-    return _read(video, rule, threads=threads)
+    return _read(video, rule, threads=threads, prepare=prepare)
 
 
 def _read(
-    video: Video | EncodedVideo | Pictures, rule: Rule, highest: int | None = None, threads: int = 0
-) -> UInt8[np.ndarray, "*n h w 3"]:
+    video: Video | EncodedVideo | Pictures,
+    rule: Rule,
+    highest: int | None = None,
+    threads: int = 0,
+    prepare: Prepare | None = None,
+) -> Shaped[np.ndarray, "*n h w 3"]:
     if isinstance(video, np.ndarray):
-        return _read_array(video, rule)
+        array = _read_array(video, rule)
+        if prepare is None:
+            return array
+        frames = [prepare(frame) for frame in array.reshape(-1, *array.shape[-3:])]
+        return np.stack(frames).reshape(*array.shape[:-3], *frames[0].shape)
     try:
         if isinstance(video, Pictures):
             frames, keys = _read_pictures(video, rule)
         elif not isinstance(video, EncodedVideo) and Path(video).is_dir():
             frames, keys = _read_pictures(_pictures_in(Path(video)), rule)
+        elif animation := open_animation(video):
+            frames, keys = read_animation(animation, rule)
         else:
             frames, keys = read_file(video, rule, highest, threads)
     except PermissionError as error:
         raise VideoError(f"{video} can't be read: permission denied.") from error
-    shape = frames[min(frames)].shape
-    for key, frame in frames.items():
-        if frame.shape != shape:  # a stream may change its picture's size on the way
-            frames[key] = np.asarray(Image.fromarray(frame).resize((shape[1], shape[0])))
-    return np.stack([frames[key] for key in keys.ravel().tolist()]).reshape(*keys.shape, *shape)
+    if prepare is None:
+        return _in_order_of(keys, _with_one_shape(frames, video))
+    prepared = {key: prepare(frame) for key, frame in frames.items()}
+    require_one_shape(prepared.values(), video)
+    return _in_order_of(keys, prepared)
+
+
+def _in_order_of(keys: Int64[np.ndarray, "..."], frames: dict[int, np.ndarray]) -> np.ndarray:
+    return np.stack([frames[key] for key in keys.ravel().tolist()]).reshape(*keys.shape, *frames[min(frames)].shape)
+
+
+def _with_one_shape(frames: Frames, video: object) -> Frames:
+    """Gives frames the shape of the first: others are resized so that they cover it, and cut, but never distorted."""
+    height, width, _ = frames[min(frames)].shape
+    other = next((frame for frame in frames.values() if frame.shape[:2] != (height, width)), None)
+    if other is None:
+        return frames
+    warnings.warn(
+        f"{video} changes its size in mid-stream ({width}x{height}, {other.shape[1]}x{other.shape[0]}): all frames are "
+        "given the size of the first, and what does not fit is cut off.",
+        ChangingSizeWarning,
+        stacklevel=4,
+    )
+    return {key: np.asarray(ImageOps.fit(Image.fromarray(frame), (width, height))) for key, frame in frames.items()}
+
+
+def require_one_shape(frames: Iterable[np.ndarray], video: object) -> None:
+    """Refuses frames of several shapes, which make no clip.
+
+    Raises:
+        VideoError: there are some, as a file changes its size in mid-stream and the preprocessing does not crop.
+    """
+    sizes = sorted({f"{frame.shape[1]}x{frame.shape[0]}" for frame in frames})
+    if len(sizes) > 1:
+        raise VideoError(
+            f"{video} changes its size in mid-stream, and the preprocessing gives frames of {' and '.join(sizes)}: it "
+            "must crop them to one size."
+        )
 
 
 def _read_array(video: Shaped[np.ndarray, "..."], rule: Rule) -> UInt8[np.ndarray, "*n h w 3"]:

@@ -8,7 +8,7 @@ import dataclasses
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
 from ..errors import VideoError
 
@@ -149,10 +149,19 @@ class SlidingWindows:
         starts = self.starts(total, fps).tolist()
         return np.stack([clip_indices(total, fps, self.num_frames, self.sampling_rate, start) for start in starts])
 
-    def seconds(self, total: int, fps: float | None) -> list[tuple[float, float]]:
-        """Beginning and end of each window; pictures and arrays count as 30 frames a second."""
-        rate, span = fps or REFERENCE_FPS, self.span(fps)
-        return [(start / rate, min(start + span, total) / rate) for start in self.starts(total, fps).tolist()]
+    def seconds(self, times: Float64[np.ndarray, " n"], fps: float | None) -> list[tuple[float, float]]:
+        """Beginning and end of each window: when its first frame is shown, and when its last one ends.
+
+        Windows have one number of frames. Where the frame rate varies, they therefore last for different times.
+
+        Args:
+            times: seconds at which each frame is shown, and last, at which the last frame ends.
+            fps: mean frames a second, as for `starts`.
+        """
+        total = len(times) - 1
+        starts = self.starts(total, fps)
+        ends = np.interp(np.minimum(starts + self.span(fps), total), np.arange(total + 1), times)
+        return list(zip(times[starts].tolist(), ends.tolist(), strict=True))
 
 
 def _require_frames(total: float, num_frames: int) -> None:
