@@ -73,7 +73,7 @@ def test_lines_are_counted_as_an_editor_does() -> None:
         ("a.mp4 0\nb.mp4 bike", "line 2: label 'bike' is a name, but others are numbers"),
         ("a.mp4 0\nb.mp4 -1", "line 2: label -1 is out of range"),
         ("a.mp4 0\nb.mp4 1234567", "line 2: label 1234567 is out of range"),
-        ("a.mp4 0\nb.mp4 1\na.mp4 0", "lists a.mp4 twice (line 1 and line 3)"),
+        ("a.mp4 0\nb.mp4 1\na.mp4 1", "lists a.mp4 with two labels, '0' (line 1) and '1' (line 3)"),
         ("x.mp4 0\ny.mp4 1", "none of its first 2 videos exists"),
         ("[1, 2", "no valid JSON"),
         ("{}", "is no list of videos"),

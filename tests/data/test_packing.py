@@ -15,6 +15,7 @@ from videos import moving_pictures, write_video
 
 from timesformer_jax.cli import main
 from timesformer_jax.data.batches import TrainingBatches
+from timesformer_jax.data.classes import Classes
 from timesformer_jax.data.config import ClipShape, DataConfig
 from timesformer_jax.data.packing import pack
 from timesformer_jax.data.shards import PackedVideos
@@ -154,7 +155,8 @@ def test_damaged_shards(packed: Path, tmp_path: Path) -> None:
     assert videos.name(2) == "2.mp4"  # the manifest knows it
     manifest = json.loads((folder / "manifest.json").read_text())
     for change, message in (
-        ({"version": 2}, "no manifest of packed videos of version 1"),
+        ({"version": 3}, "no manifest of packed videos of version 1 or 2"),
+        ({"version": 2}, "is damaged"),
         ({"shards": None}, "is damaged"),
         ({"labels": [0]}, "is damaged: 1 labels for its shards"),
         ({"names": ["0.mp4"]}, "is damaged"),
@@ -168,7 +170,27 @@ def test_damaged_shards(packed: Path, tmp_path: Path) -> None:
 
 def test_other_classes_than_those_of_training(packed: Path) -> None:
     with pytest.raises(DataError, match="was packed with other classes than those of training"):
-        read_videos(str(packed), known=("run", "jump"))
+        read_videos(str(packed), known=Classes(("run", "jump")))
+
+
+def test_packed_classes_are_matched_by_name(source: Path, tmp_path: Path) -> None:
+    """However they were numbered when they were packed."""
+    for name, folder in (("0.mp4", "7"), ("1.mp4", "10"), ("2.mp4", "3")):
+        (tmp_path / "videos" / folder).mkdir(parents=True)
+        shutil.copy(source / name, tmp_path / "videos" / folder / "a.mp4")
+    pack(read_videos(str(tmp_path / "videos")), tmp_path / "out", shards=1)
+    packed = read_videos(str(tmp_path / "out"))
+    assert (packed.classes, packed.labels.tolist()) == (("3", "7", "10"), [2, 0, 1])
+    known = Classes(("10", "3", "5", "7"))  # those of training, in an order of its own
+    found = read_videos(str(tmp_path / "out"), known=known)
+    assert (found.classes, found.labels.tolist()) == (known.names, [0, 1, 3])
+    assert found.fingerprint != packed.fingerprint
+    np.testing.assert_array_equal(frames_of(found, 1), frames_of(packed, 1))
+    (tmp_path / "names.txt").write_text("".join(f"sport {i}\n" for i in range(11)))
+    named = read_videos(str(tmp_path / "out"), classes=str(tmp_path / "names.txt"))
+    assert (named.ordered, named.labels.tolist()) == (True, [10, 3, 7])
+    with pytest.raises(DataError, match="these lack '10'"):
+        read_videos(str(tmp_path / "out"), known=Classes(("3", "7")))
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from timesformer_jax.data.batches import EvaluationBatches
 from timesformer_jax.data.config import ClipShape, DataConfig, Views
 from timesformer_jax.data.sources import read_videos
 from timesformer_jax.errors import ConfigError, DataError
-from timesformer_jax.evaluation.evaluate import evaluate, translate
+from timesformer_jax.evaluation.evaluate import evaluate
 from timesformer_jax.evaluation.metrics import Evaluation, VideoResult
 from timesformer_jax.evaluation.prediction import make_predict
 
@@ -44,13 +44,6 @@ def test_the_numbers() -> None:
     assert found.mean_class_accuracy == pytest.approx((1 / 3 + 1) / 2)
     np.testing.assert_array_equal(found.confusion[0], [1, 1, 0, 0, 0, 1, 0])
     assert np.isnan(found.class_accuracy[6])
-
-
-def test_classes_are_matched_by_name() -> None:
-    np.testing.assert_array_equal(translate(("b", "a"), ("a", "b", "c"), "model"), [1, 0])
-    np.testing.assert_array_equal(translate(("b", "a"), ("LABEL_0", "LABEL_1"), "model"), [0, 1])
-    with pytest.raises(DataError, match="'z'"):
-        translate(("a", "z"), ("a", "b"), "model")
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,41 @@ from collections import Counter
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 from counted_reads import reads
 from runs import recipe, videos
 
+from timesformer_jax import TimesformerConfig
+from timesformer_jax.data.sources import open_data
+from timesformer_jax.data.videos import fingerprint
 from timesformer_jax.training.data import DataConfig
+from timesformer_jax.training.initial_model import classes_of_run
 from timesformer_jax.training.loop import train
+from timesformer_jax.training.run_directory import RunDirectory
 
 __all__ = ["reads", "videos"]  # fixtures
+
+
+def test_a_run_that_an_earlier_version_began_keeps_the_order_of_its_classes(tmp_path: Path) -> None:
+    """Numbered folders once stood in the order of their letters: 0, 1, 10, 2."""
+    for number in range(11):
+        (tmp_path / "videos" / str(number)).mkdir(parents=True)
+        (tmp_path / "videos" / str(number) / "a.mp4").write_bytes(b"video")
+    run, data = RunDirectory(tmp_path / "run"), DataConfig(train=str(tmp_path / "videos"))
+    assert classes_of_run(run) == ()
+    new = open_data(data, earlier=classes_of_run(run)).train
+    assert new is not None
+    assert new.classes == tuple(map(str, range(11)))
+    run.model.mkdir(parents=True)
+    earlier = sorted(new.classes)
+    TimesformerConfig(id2label=dict(enumerate(earlier))).save_json_file(run.model / "config.json")
+    going_on = open_data(data, earlier=classes_of_run(run)).train
+    assert going_on is not None
+    assert going_on.classes == tuple(earlier)
+    assert going_on.fingerprint == fingerprint(
+        [f"{name}/a.mp4" for name in earlier], np.arange(11, dtype=np.int32), earlier
+    )
 
 
 @pytest.mark.usefixtures("quick_compile")

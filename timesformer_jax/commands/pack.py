@@ -16,7 +16,8 @@ class Pack:
     When it was stopped, the same command goes on with the first shard that is not complete.
 
     Attributes:
-        source: a list (path and label), a Something-Something JSON file, or a folder of class folders.
+        source: what training reads: a list (path and label), a JSON file, a folder of class folders, WebDataset shards,
+            or a Hugging Face data set.
         folder: where the shards and manifest.json go.
         root: folder that the paths in a list are relative to; that of the list when not given.
         classes: file of class names, one a line or JSON.
@@ -39,7 +40,7 @@ class Pack:
         if self.threads < 1:
             raise DataError(f"--threads must be 1 or more, not {self.threads}.")
         videos = read_videos(self.source, root=self.root, classes=self.classes)
-        shards = -(-len(videos) // 500) if self.shards is None else self.shards
+        shards = -(-videos.files // 500) if self.shards is None else self.shards
         with counter(len(videos), "packing") as progress:
             packing = pack(videos, self.folder, shards=shards, threads=self.threads, progress=progress)
         for name in packing.left_out:

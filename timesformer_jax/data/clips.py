@@ -16,6 +16,7 @@ from ..video.packets import EncodedVideo
 from ..video.reading import Pictures, Video, read_by_rule
 from ..video.sampling import REFERENCE_FPS, clip_indices
 from .config import Augmentation, ClipShape
+from .spans import Span, frames_between
 
 UNIFORM_DRAWS = 4
 """How many numbers `random_crop` takes."""
@@ -46,17 +47,55 @@ def frame_indices(
     return np.stack(clips).reshape(positions.shape)
 
 
+@dataclasses.dataclass(frozen=True)
+class ClipsOfSpan:
+    """The rule of clips that lie within a part of a video, as if that were the whole.
+
+    Attributes:
+        span: the part.
+        clip: number of frames and their rate.
+        positions: as in `frame_indices`.
+        times: the time of each frame in seconds after the first, where it is known.
+    """
+
+    span: Span
+    clip: ClipShape
+    positions: Float[np.ndarray, "*n t"]
+    times: Float[np.ndarray, " f"] | None = None
+
+    def __call__(self, total: int, fps: float | None) -> Int64[np.ndarray, "*n t"]:
+        """Chooses the frames."""
+        times = self.times if self.times is not None and len(self.times) == total else None
+        first, end = frames_between(self.span, total, fps, times)
+        return first + frame_indices(end - first, fps, self.clip, self.positions)
+
+    def timed(self, times: Float[np.ndarray, " f"]) -> "ClipsOfSpan":
+        """The same rule for frames shown at these times."""
+        return dataclasses.replace(self, times=times)
+
+
 def read_clips(
-    video: Video | EncodedVideo | Pictures, clip: ClipShape, positions: Float[np.ndarray, "*n t"]
+    video: Video | EncodedVideo | Pictures,
+    clip: ClipShape,
+    positions: Float[np.ndarray, "*n t"],
+    span: Span | None = None,
 ) -> UInt8[np.ndarray, "*n t h w 3"]:
     """Decodes clips, on one thread and each frame once. What is left of a damaged video is used without a word.
 
+    Args:
+        video: the video.
+        clip: number of frames and their rate.
+        positions: as in `frame_indices`.
+        span: the part of the video that the clips lie in; nothing else of it is decoded but for what leads there from a
+            keyframe.
+
     Raises:
-        VideoError: nothing of it can be decoded.
+        VideoError: nothing of it can be decoded, or it ends before the span begins.
     """
+    rule = ClipsOfSpan(span, clip, positions) if span else lambda total, fps: frame_indices(total, fps, clip, positions)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VideoWarning)
-        return read_by_rule(video, lambda total, fps: frame_indices(total, fps, clip, positions), threads=1)
+        return read_by_rule(video, rule, threads=1)
 
 
 @dataclasses.dataclass(frozen=True)

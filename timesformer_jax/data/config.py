@@ -45,7 +45,8 @@ class DataConfig:
     """Which videos to train and evaluate on, and how they are read.
 
     Attributes:
-        train: training videos: a list, a JSON file, a folder of class folders, or a folder of packed shards.
+        train: training videos: a list, a JSON file, a folder of class folders, packed shards, WebDataset shards
+            ('train-{000..099}.tar'), or a Hugging Face data set (Arrow or Parquet).
         validation: the same for evaluation.
         root: folder that the paths in a list are relative to; when not given the folder of the list.
         classes: file of class names, one a line or JSON, for lists with class numbers (or to fix the order of names).

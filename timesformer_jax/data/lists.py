@@ -1,4 +1,4 @@
-"""Parses the lists that data sets come with: text, Something-Something's JSON, folders of class folders."""
+"""Parses the lists that data sets come with: text, Something-Something's JSON."""
 
 import csv
 import json
@@ -8,10 +8,14 @@ from typing import Any
 
 from ..errors import DataError
 from . import storage
+from .videos import Span
 
 VIDEO_SUFFIXES = {
-    *(".3gp", ".asf", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"),
-    *(".vob", ".webm", ".wmv"),
+    *(".264", ".265", ".266", ".3g2", ".3gp", ".amv", ".apng", ".asf", ".avc", ".avi", ".dav", ".divx", ".dv", ".f4v"),
+    *(".flv", ".gif", ".gxf", ".h261", ".h263", ".h264", ".h265", ".h266", ".hevc", ".ivf", ".m1v", ".m2t", ".m2ts"),
+    *(".m2v", ".m4v", ".mj2", ".mjpeg", ".mjpg", ".mk3d", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv"),
+    *(".mts", ".mxf", ".nut", ".obu", ".ogg", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".swf", ".ts", ".vob", ".vvc"),
+    *(".webm", ".wmv", ".wtv", ".y4m"),
 }
 
 HEADINGS = {"label", "labels", "class", "category"}
@@ -26,11 +30,13 @@ class Entry:
         path: the path as listed.
         label: the class name or number as listed.
         where: the place in the list, for messages.
+        span: the part of the video that is meant; None if it is the whole.
     """
 
     path: str
     label: str
     where: str
+    span: Span | None = None
 
 
 def read_text_list(source: str, text: str) -> list[Entry]:
@@ -125,28 +131,3 @@ def _something_something_entry(source: str, number: int, record: Any, files: dic
         raise DataError(f'{source}, video {number} has no "id" and "template" (it has: {keys}); test lists have none.')
     label = template.replace("[", "").replace("]", "")
     return Entry(files.get(str(name), f"{name}.webm"), label, f"video {number}")
-
-
-def read_class_folders(folder: str) -> list[Entry]:
-    """Lists a folder that has a folder for each class, which holds videos, or a folder of pictures for each video.
-
-    Raises:
-        DataError: it holds something else.
-    """
-    classes = [name for name, is_a_folder in storage.list_folder(folder) if is_a_folder]
-    if not classes:
-        raise DataError(f"{folder} holds no folders: videos are expected in a folder for each class.")
-    entries: list[Entry] = []
-    for label in classes:
-        found = storage.list_folder(storage.join(folder, label))
-        videos = [name for name, is_a_folder in found if is_a_folder or storage.suffix(name) in VIDEO_SUFFIXES]
-        nested = [name for name, is_a_folder in found if is_a_folder]
-        if nested and not storage.picture_names(storage.join(folder, f"{label}/{nested[0]}")):
-            raise DataError(
-                f"{folder}/{label}/{nested[0]} holds no pictures; name the folder just above the class folders, which "
-                "hold the videos (files, or folders of pictures)."
-            )
-        entries += [Entry(f"{label}/{name}", label, f"folder {label}") for name in videos]
-    if not entries:
-        raise DataError(f"{folder} holds no videos in its {len(classes)} folders.")
-    return entries

@@ -5,7 +5,7 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import numpy as np
 from ..errors import DataError, VideoError
 from ..support.files import read_json, write_atomically
 from ..video.packets import EncodedVideo
-from ..video.reading import probe
+from ..video.reading import VideoInfo, probe
 from . import storage
-from .shards import FORMAT, MANIFEST, VERSION
+from .shards import FORMAT, MANIFEST, VERSION, VERSION_WITH_ENTRIES
+from .spans import Span, frames_between, to_json
 from .videos import Videos, fingerprint
 
 UNFINISHED = "packing.json"
@@ -56,26 +57,28 @@ def pack(
     Raises:
         DataError: the folder holds something else, or no video can be decoded.
     """
-    if not 1 <= shards <= len(videos):
-        raise DataError(f"{len(videos)} videos can't be packed into {shards} shards.")
-    plan = {"format": FORMAT, "version": VERSION, "source": videos.fingerprint, "shards": shards}
+    parts = _parts(videos)
+    if not 1 <= shards <= len(parts):
+        raise DataError(f"{len(parts)} videos can't be packed into {shards} shards.")
+    version = VERSION if videos.spans is None and len(parts) == len(videos) else VERSION_WITH_ENTRIES
+    plan = {"format": FORMAT, "version": version, "source": videos.fingerprint, "shards": shards}
     _require_own_folder(folder, plan)
-    borders = [len(videos) * i // shards for i in range(shards + 1)]
+    borders = [len(parts) * i // shards for i in range(shards + 1)]
     names = [f"videos-{i:05d}-of-{shards:05d}.array_record" for i in range(shards)]
     stop = threading.Event()
 
     def finish(i: int) -> dict[str, Any]:
-        indices = range(*borders[i : i + 2])
+        own = parts[borders[i] : borders[i + 1]]
         summary = _finished(folder, names[i])
         if summary is not None:
-            progress(len(indices))
+            progress(sum(map(len, own)))
             return summary
-        return _write_shard(videos, indices, folder, names[i], watch)
+        return _write_shard(videos, own, folder, names[i], watch)
 
-    def watch() -> None:
+    def watch(done: int) -> None:
         if stop.is_set():
             raise _StoppedError
-        progress(1)
+        progress(done)
 
     with ThreadPoolExecutor(threads) as pool:
         try:
@@ -84,29 +87,49 @@ def pack(
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
-    labels = [label for summary in summaries for label in summary["labels"]]
-    packed_names = [name for summary in summaries for name in summary["names"]]
     left_out = [name for summary in summaries for name in summary["left_out"]]
-    if not labels:
+    records = {name: i for i, name in enumerate(name for summary in summaries for name in summary["names"])}
+    kept = sorted(set(range(len(videos))) - _named(videos, left_out))
+    if not kept:
         raise DataError(f"None of {len(videos)} videos can be decoded; nothing was packed.")
+    labels = [videos.label(i) for i in kept]
+    packed_names = [videos.name(i) for i in kept]
     manifest = {
         **plan,
         "videos": len(labels),
         "classes": videos.classes,
+        **({"ordered": True} if videos.ordered else {}),
         "fingerprint": fingerprint(packed_names, np.array(labels, np.int32), videos.classes),
         "left_out": left_out,
         "shards": [
-            {"file": name, "videos": len(summary["labels"]), "bytes": summary["bytes"], "sha256": summary["sha256"]}
+            {"file": name, "videos": len(summary["names"]), "bytes": summary["bytes"], "sha256": summary["sha256"]}
             for name, summary in zip(names, summaries, strict=True)
         ],
         "labels": labels,
-        "names": packed_names,
+        "names": [videos.file(i) for i in kept],
     }
+    if version == VERSION_WITH_ENTRIES:
+        manifest["records"] = [records[videos.file(i)] for i in kept]
+        manifest["spans"] = [to_json(videos.span(i)) for i in kept]
     with write_atomically(folder / MANIFEST) as file:
         file.write_text(json.dumps(manifest) + "\n", encoding="utf-8")
     for leftover in [folder / UNFINISHED, *(_summary_file(folder, name) for name in names)]:
         leftover.unlink(missing_ok=True)
     return Packing(len(labels), shards, tuple(left_out))
+
+
+def _parts(videos: Videos) -> list[list[int]]:
+    """The numbers of the videos that are the same file, or parts of it: a list of them for each file."""
+    files: dict[str, list[int]] = {}
+    for index in range(len(videos)):
+        files.setdefault(videos.file(index), []).append(index)
+    return list(files.values())
+
+
+def _named(videos: Videos, names: Sequence[str]) -> set[int]:
+    """The numbers of the videos with certain names."""
+    wanted = set(names)
+    return {index for index in range(len(videos)) if wanted and videos.name(index) in wanted}
 
 
 def _require_own_folder(folder: Path, plan: dict[str, Any]) -> None:
@@ -142,30 +165,30 @@ class _StoppedError(Exception):
     """Another thread failed, or the call was interrupted."""
 
 
-def _write_shard(videos: Videos, indices: range, folder: Path, name: str, watch: Callable[[], None]) -> dict[str, Any]:
+def _write_shard(
+    videos: Videos, parts: Sequence[Sequence[int]], folder: Path, name: str, watch: Callable[[int], None]
+) -> dict[str, Any]:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    labels: list[int] = []
     names: list[str] = []
     left_out: list[str] = []
     with write_atomically(folder / name) as temporary:
         # One video a group, so that it can be read by itself; they are compressed as they are.
         writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
-        for index in indices:
-            watch()
+        for indices in parts:
+            watch(len(indices))
             try:
-                record = _record(videos, index)
+                record, beyond = _record(videos, indices)
             except VideoError:
-                left_out.append(videos.name(index))
-                continue
-            writer.write(record)
-            labels.append(videos.label(index))
-            names.append(videos.name(index))
+                record, beyond = None, indices
+            left_out += dict.fromkeys(videos.name(index) for index in beyond)
+            if record is not None and len(beyond) < len(indices):
+                writer.write(record)
+                names.append(videos.file(indices[0]))
         writer.close()
         with temporary.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256")
         summary = {
-            "labels": labels,
             "names": names,
             "left_out": left_out,
             "bytes": temporary.stat().st_size,
@@ -177,12 +200,21 @@ def _write_shard(videos: Videos, indices: range, folder: Path, name: str, watch:
     return summary
 
 
-def _record(videos: Videos, index: int) -> bytes:
-    """Makes the record of a video, a frame of which must decode."""
+def _record(videos: Videos, indices: Sequence[int]) -> tuple[bytes, list[int]]:
+    """Makes the record of a file, a frame of which must decode.
+
+    Args:
+        videos: the videos.
+        indices: the numbers of the videos that are this file, or parts of it.
+
+    Returns:
+        The record, and the numbers of the parts that begin after the end of the file.
+    """
     import msgpack
 
+    index = indices[0]
     source = videos.open(index)
-    record: dict[str, Any] = {"id": index, "name": videos.name(index), "label": videos.label(index)}
+    record: dict[str, Any] = {"id": index, "name": videos.file(index), "label": videos.label(index)}
     if isinstance(source, str) and Path(source).is_dir():
         source = storage.pictures(source)
     elif isinstance(source, str):
@@ -190,10 +222,17 @@ def _record(videos: Videos, index: int) -> bytes:
             source = EncodedVideo(source, Path(source).read_bytes())
         except OSError as error:
             raise VideoError(f"{source} can't be read: {error.strerror}.") from error
-    probe(source)
+    info = probe(source)
     if isinstance(source, EncodedVideo):
         record["video"] = source.data
     else:
         record["pictures"] = {name: source.read(name) for name in source.names}
     packed: Any = msgpack.packb(record)
-    return packed
+    return packed, [index for index in indices if not _begins_within(videos.span(index), info)]
+
+
+def _begins_within(span: Span | None, info: VideoInfo) -> bool:
+    try:
+        return span is None or bool(frames_between(span, info.frames, info.fps))
+    except VideoError:
+        return False

@@ -89,10 +89,15 @@ class TrainingSamples:
     def _known_bad(self) -> set[int]:
         return set()
 
+    @cached_property
+    def _different(self) -> int:
+        """How many different videos, or parts of them, there are; a bad one is listed once, however often it stands."""
+        return len({self.videos.name(index) for index in range(len(self.videos))})
+
     def _augmented_clip(self, index: int, rng: np.random.Generator) -> UInt8[np.ndarray, "t h w 3"]:
         augmentation = self.config.augmentation
         positions, draws = rng.random(self.clip.num_frames), rng.random(UNIFORM_DRAWS)
-        frames = read_clips(self.videos.open(index), self.clip, positions)
+        frames = read_clips(self.videos.open(index), self.clip, positions, self.videos.span(index))
         _, height, width, _ = frames.shape
         box = random_crop(height, width, self.clip, augmentation, draws)
         return augment_clip(crop_and_resize(frames, box, self.clip.height, self.clip.width), augmentation, rng)
@@ -100,7 +105,7 @@ class TrainingSamples:
     def _note_bad(self, index: int, place: int, error: VideoError) -> None:
         bad = BadVideos(self.bad_list).add(self.videos.name(index), str(error))
         self._known_bad.add(index)
-        total = len(self.videos)
+        total = self._different
         # Stand-ins were tried besides, and other workers may have gone on to later places.
         seen = min(place + 1 + len(self._known_bad) + 64, total)
         require_few(bad, seen, total, self.config.max_bad_fraction, self.bad_list)
@@ -142,7 +147,7 @@ class EvaluationSamples:
 
     def _read_views(self, index: int) -> UInt8[np.ndarray, "views t h w 3"]:
         """Reads all views of a video: the crops of the first clip, then those of the next."""
-        frames = read_clips(self.videos.open(index), self.clip, self._positions())
+        frames = read_clips(self.videos.open(index), self.clip, self._positions(), self.videos.span(index))
         height, width = frames.shape[2:4]
         boxes = uniform_crops(height, width, self.clip, self.views.crops)
         crops = np.stack([crop_and_resize(frames, box, self.clip.height, self.clip.width) for box in boxes], axis=1)

@@ -1,6 +1,8 @@
 """Reads files on this machine or behind a URL (gs://, s3://, memory://, ...), as the lists of videos name them."""
 
+import glob
 import posixpath
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +57,89 @@ def read_bytes(location: str) -> bytes:
     system, path = _file_system(location)
     data: Any = system.cat_file(path)
     return bytes(data)
+
+
+def read_range(location: str, start: int, size: int) -> bytes:
+    """Reads a part of a file.
+
+    Raises:
+        VideoError: it can't be read, or ends before.
+    """
+    try:
+        if is_url(location):
+            system, path = _file_system(location)
+            found: Any = system.cat_file(path, start=start, end=start + size)
+            data = bytes(found)
+        else:
+            with Path(location).open("rb", buffering=0) as file:
+                file.seek(start)
+                data = file.read(size)
+    except DataError:
+        raise
+    except Exception as error:  # every file system has errors of its own
+        raise VideoError(f"{location} can't be read: {getattr(error, 'strerror', None) or error}.") from error
+    if len(data) != size:
+        raise VideoError(f"{location} ends {size - len(data)} bytes too early; copy it again.")
+    return data
+
+
+def open_file(location: str) -> Any:
+    """Opens a file to read bytes from anywhere in it.
+
+    Raises:
+        DataError: it can't be opened.
+    """
+    try:
+        if not is_url(location):
+            return Path(location).open("rb")
+        system, path = _file_system(location)
+        return system.open(path, "rb")
+    except OSError as error:
+        raise DataError(f"{location} can't be read: {error.strerror or error}.") from None
+
+
+def is_pattern(location: str) -> bool:
+    """Whether a location stands for several files: with {000..099}, {a,b} or *."""
+    return bool(re.search(r"\*|\{[^{}]*(,|\.\.)[^{}]*\}", location)) and not exists(location)
+
+
+def expand(pattern: str) -> tuple[str, ...]:
+    """The files that a pattern stands for, in the order of its numbers, and of the alphabet where it has a star.
+
+    Raises:
+        DataError: one of them does not exist.
+    """
+    braces = re.search(r"\{([^{}]*)\}", pattern)
+    if braces:
+        first, dots, last = braces[1].partition("..")
+        if dots and first.isdecimal() and last.isdecimal():
+            choices = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
+        else:
+            choices = braces[1].split(",")
+        parts = [pattern[: braces.start()] + choice + pattern[braces.end() :] for choice in choices]
+        return tuple(file for part in parts for file in expand(part))
+    if "*" not in pattern:
+        if not exists(pattern):
+            raise DataError(f"{pattern} does not exist.")
+        return (pattern,)
+    if is_url(pattern):
+        system, path = _file_system(pattern)
+        found = [system.unstrip_protocol(str(file)) for file in system.glob(path)]
+    else:
+        found = glob.glob(pattern)  # noqa: PTH207 (which keeps the path as it is written)
+    if not found:
+        raise DataError(f"{pattern} stands for no file.")
+    return tuple(sorted(map(str, found)))
+
+
+def files_in(folder: str, ending: str) -> tuple[str, ...]:
+    """The files of one kind in a folder that holds no further folders; none where it does, or is none itself."""
+    if not is_folder(folder):
+        return ()
+    found = list_folder(folder)
+    if any(is_a_folder for _, is_a_folder in found):
+        return ()
+    return tuple(join(folder, name) for name, _ in found if suffix(name) == ending)
 
 
 def exists(location: str) -> bool:

@@ -6,7 +6,6 @@ recorder.py says what the output directory holds.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,11 @@ from ..data.sources import open_data
 from ..errors import ConfigError, DataError
 from ..model.modeling import TimesformerForVideoClassification
 from ..sharding import BatchPlace, MeshConfig, batch_share, make_mesh, shardings_of, use_mesh
-from ..support.distributed import announce, announce_progress, from_first, is_first
+from ..support.distributed import announce_progress, from_first, is_first
 from ..support.dtypes import DTypeName, require_x64
 from ..support.progress import Display
 from ..video.processing import VideoProcessor
+from .classes import match_classes
 from .metrics import Evaluation
 from .prediction import make_predict, predict_batch
 from .recorder import BAD_VIDEOS, Recorder
@@ -79,7 +79,7 @@ def evaluate(
             f"nothing says how {source} was trained to sample its clips; give --config.sampling-rate (32, or segments)."
         )
     names = tuple(config.id2label[i] for i in range(config.num_labels))
-    translation = translate(videos.classes, names, str(source))
+    translation = match_classes(videos, names, str(source))
     devices = make_mesh(mesh)
     directory = None if output is None else Path(output)
     batches = EvaluationBatches(
@@ -127,25 +127,3 @@ def model_fingerprint(config: TimesformerConfig, processor: VideoProcessor, para
     """A short text that tells one model from another by its weights, settings and preprocessing."""
     parts = [config.to_dict(), dataclasses.asdict(processor), fingerprints(params)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def translate(classes: Sequence[str], names: Sequence[str], source: str) -> np.ndarray[Any, Any]:
-    """Gives the model's number for each class of a data set.
-
-    Raises:
-        DataError: the model does not know a class.
-    """
-    if set(classes) <= set(names):
-        return np.array([names.index(name) for name in classes], np.int32)
-    if len(classes) <= len(names) and (_numbered(classes) or _numbered(names)):
-        announce(f"the classes of the data and of {source} have different names; they are matched by number")
-        return np.arange(len(classes), dtype=np.int32)
-    unknown = [name for name in classes if name not in names]
-    raise DataError(
-        f"{source} does not know {len(unknown)} of the {len(classes)} classes of the videos, {unknown[0]!r} for one; "
-        "give --labels with its class names, or --data.classes with those of the videos."
-    )
-
-
-def _numbered(names: Sequence[str]) -> bool:
-    return all(name.removeprefix("LABEL_").isdigit() for name in names)

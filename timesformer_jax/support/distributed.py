@@ -106,7 +106,8 @@ def is_first() -> bool:
     """Whether this process is the one that writes logs."""
     import jax
 
-    return jax.process_index() == 0
+    # Alone, no device is asked for: to read lists, or to pack videos, none is needed, and another process may hold it.
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def announce(message: str) -> None:

@@ -96,6 +96,15 @@ def _randomize_time(params: Params, config: TimesformerConfig, deviation: float,
     return jax.tree_util.tree_map_with_path(draw, params)
 
 
+def classes_of_run(run: RunDirectory) -> tuple[str, ...]:
+    """The names of the classes in a run that was started before; none for a new run."""
+    file = run.model / "config.json"
+    if not file.exists():
+        return ()
+    config = TimesformerConfig.from_json_file(file)
+    return tuple(config.id2label[number] for number in range(config.num_labels))
+
+
 def start_from_directory(run: RunDirectory, options: ModelOptions) -> Start | None:
     """The model of a run that was started before, without parameters; None for a new run."""
     file = run.model / "config.json"

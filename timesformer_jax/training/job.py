@@ -19,7 +19,7 @@ from ..evaluation.prediction import Predict, make_predict, predict_batch
 from ..sharding import BatchPlace, batch_share, clip_sharding, global_batch, make_mesh, shardings_of, use_mesh
 from ..support.compilation import compiler_options, release_memory
 from ..support.distributed import announce_progress, is_first, wait_for_all
-from .initial_model import Start, abstract_params, save_start, start_from_directory, start_from_recipe
+from .initial_model import Start, abstract_params, classes_of_run, save_start, start_from_directory, start_from_recipe
 from .optimizer import make_optimizer
 from .recipe import TrainConfig, total_steps
 from .run_directory import RunDirectory
@@ -155,7 +155,7 @@ def make_job(config: TrainConfig, run: RunDirectory) -> Job:
         ConfigError: the recipe asks for what can't be.
         RunError: the run began with other videos.
     """
-    data = open_data(config.data)
+    data = open_data(config.data, earlier=classes_of_run(run))
     if data.train is None:
         raise DataError("there are no training videos; give --data.train.")
     classes = data.train.classes

@@ -18,6 +18,7 @@ from .in_order import Frames, Rule, decode_in_order, warn_of_damage
 from .opening import OpenVideo, open_video, say_which
 from .packets import PacketList, VideoFile, demux, list_packets
 from .rgb import to_rgb
+from .timing import with_times
 
 if TYPE_CHECKING:  # PyAV is imported where a file is opened, so that `import timesformer_jax` stays fast
     from av.container import InputContainer
@@ -53,6 +54,7 @@ def read_file(
     with open_video(path, threads) as video, _second_reader(path, threads) as second:
         say_which(path, *video)
         packets = list_packets(*video, highest)
+        rule = with_times(rule, packets)
         indices = rule(packets.count, packets.fps)
         frames = decode_by_seeking(video, packets, np.unique(indices), second) if packets.timed else None
     if frames is None and not packets.complete:
