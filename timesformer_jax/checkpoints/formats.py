@@ -25,7 +25,8 @@ def open_files(source: Source, training_weights: TrainingWeights | None = None) 
 
     Args:
         source: where the checkpoint is.
-        training_weights: which parameters of a training run, or of a file with two copies, to take; see `open_checkpoint`.
+        training_weights: which parameters of a training run, or of a file with two copies, to take (see
+            `open_checkpoint`).
 
     Raises:
         CheckpointError: the files are damaged, or hold no tensors.

@@ -1,9 +1,9 @@
 """mmaction2's TimeSformers, of versions 0.x and 1.x, which hold the training's config as a Python text.
 
 Its model computes what the original's does, and so Transformers': divided attention has its norms inside the attention
-and feed-forward modules, before them; the other two types have them in the layer. `nn.MultiheadAttention` keeps queries,
-keys and values in one matrix, in the order of `qkv`. What differs is what a config may ask for: another epsilon in the
-last norm than in the layers, or layers of another make, which are refused.
+and feed-forward modules, before them; the other two types have them in the layer. `nn.MultiheadAttention` keeps
+queries, keys and values in one matrix, in the order of `qkv`. What differs is what a config may ask for: another
+epsilon in the last norm than in the layers, or layers of another make, which are refused.
 """
 
 import logging

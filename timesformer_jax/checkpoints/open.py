@@ -145,6 +145,11 @@ def open_checkpoint(
     target_head = stored.has_head or asks_head if head is None else head
     if stored.is_vit and target_head and not stored.has_head and not asks_head:
         raise CheckpointError(f"{found.name} is a ViT without a classifier; give num_labels for a new one.")
+    if stored.dropped and target_head and not stored.has_head and not asks_head:
+        raise CheckpointError(
+            f"{found.name} has a TimeSformer without a classifier of its own, beside {', '.join(stored.dropped[:4])}, "
+            "which no TimeSformer has; give num_labels for a new classifier."
+        )
 
     info = CheckpointInfo(config=config, source=found, channel_order=channel_order)
     if stored.processor is not None:

@@ -77,7 +77,7 @@ class WeightsFile:
         if has_both and self.weights is not None:
             return next(prefix for prefix in prefixes if is_average(prefix) == (self.weights == "ema"))
         if len(prefixes) > 1:
-            choice = ', or choose with training_weights="ema" or "last"' if has_both else ""
+            choice = ", or choose with training_weights: ema or last" if has_both else ""
             raise CheckpointError(
                 f"{self.path} holds {len(prefixes)} models, under {', '.join(map(repr, prefixes))}; save one of them "
                 f"by itself{choice}."
