@@ -83,6 +83,7 @@ def test_what_the_config_tells(tmp_path: Path) -> None:
     assert report.kind == "TimeSformer in the format of mmaction2"
     assert not report.problems
     assert "every 16 frames" in str(report)
+    assert "saved after epoch 15" in str(report)
 
 
 @pytest.mark.parametrize("version", [0, 1])

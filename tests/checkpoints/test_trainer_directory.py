@@ -10,7 +10,8 @@ import pytest
 import torch
 from reference import tiny_reference
 
-from timesformer_jax.checkpoints.open import load_checkpoint
+from timesformer_jax import VideoProcessor
+from timesformer_jax.checkpoints.open import load_checkpoint, open_checkpoint, processor_for
 from timesformer_jax.checkpoints.source import locate
 from timesformer_jax.conversion.convert import convert_hf_to_flax
 from timesformer_jax.errors import CheckpointError
@@ -85,6 +86,15 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(
     assert locate(directory).directory.name == "checkpoint-1000"
     assert "checkpoint-1500 is not complete" in " ".join(capsys.readouterr().err.split())
     load_checkpoint(directory)
+
+
+@pytest.mark.parametrize("place", ["out", "out/checkpoint-500"])
+def test_preprocessing_is_the_checkpoints_own_or_the_directorys(place: str, saved: Path, tmp_path: Path) -> None:
+    directory = trained(tmp_path / "out", saved, (500, 1000), "out/checkpoint-500")
+    VideoProcessor(image_mean=(0.1, 0.2, 0.3)).save_pretrained(directory)
+    assert processor_for(open_checkpoint(tmp_path / place)).image_mean == (0.1, 0.2, 0.3)
+    VideoProcessor(image_mean=(0.4, 0.5, 0.6)).save_pretrained(directory / "checkpoint-500")
+    assert processor_for(open_checkpoint(tmp_path / place)).image_mean == (0.4, 0.5, 0.6)
 
 
 def test_copies_without_any_state(saved: Path, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def open_mmaction2(file: WeightsFile, prefix: str, known: Mapping[str, Any]) -> 
     tensors, own_name = file.without_prefix(prefix), file.naming(prefix)
     settings = read_mmaction2_config(file.path, file.notes.get("meta"))
     if not any(name.startswith(f"{_LAYERS}.") for name in tensors):
-        kind = f" (its config calls it {settings.backbone['type']})" if "type" in settings.backbone else ""
+        kind = f" (its config calls it {settings.backbone['type']!r})" if "type" in settings.backbone else ""
         raise CheckpointError(f"{file.path} is a model of OpenMMLab, but no TimeSformer{kind}.")
     _require_same_function(settings)
     buffers = {

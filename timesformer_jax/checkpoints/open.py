@@ -101,7 +101,8 @@ def open_checkpoint(
 
     Args:
         source: a Transformers directory or weights file, a converted directory, a Hub id, an original .pyth file, a
-            ViT to start from (Transformers' or timm's), a training run, or a checkpoint in one.
+            checkpoint of mmaction2 or Lightning, a Trainer's output directory, a ViT to start from (Transformers' or
+            timm's), a training run, or a checkpoint in one.
         head: whether parameters of the classifier (True) or of the bare model are wanted; None takes what is there, and
             a classifier where `num_labels` asks for one.
         dtype: the type of the arrays; None keeps the file's own.
@@ -112,7 +113,7 @@ def open_checkpoint(
             the model itself resizes them to its input.
         patch_order: how patches were flattened for a ViT whose patch embedding is a linear layer.
         training_weights: the moving average ("ema") of a training run's parameters or those of its last step ("last");
-            None takes the average where there is one.
+            None takes the average where there is one. Likewise for a weights file with both (see weights_file.py).
         **overrides: fields of the config to change, or to tell where a file without a config does not. The weights are
             adapted, and the names of what is new, resized or dropped are logged as a warning.
 
@@ -204,7 +205,8 @@ def processor_for(checkpoint: CheckpointInfo) -> VideoProcessor:
         raise CheckpointError(checkpoint.unknown_order)
     order = checkpoint.channel_order
     if checkpoint.processor is None and checkpoint.source.processor_file is not None:
-        processor = VideoProcessor.from_pretrained(checkpoint.source.directory)  # which says so if it is not RGB
+        # It says so if it is not RGB.
+        processor = VideoProcessor.from_pretrained(checkpoint.source.processor_file.parent)
         return processor if order is None else dataclasses.replace(processor, channel_order=order)
     processor = checkpoint.processor or published_processor(checkpoint.config, channel_order=order or "rgb")
     if processor.channel_order != "rgb":

@@ -55,9 +55,10 @@ class WeightsFile:
     @property
     def facts(self) -> dict[str, str]:
         """The notes that training left beside the tensors, in words."""
-        facts = {}
-        if isinstance(self.notes.get("epoch"), int):
-            facts["training"] = f"saved after epoch {self.notes['epoch']}"
+        facts, meta = {}, self.notes.get("meta")
+        epoch = self.notes.get("epoch", meta.get("epoch") if isinstance(meta, Mapping) else None)
+        if isinstance(epoch, int):
+            facts["training"] = f"saved after epoch {epoch}"
         if self.wrapper is not None:
             facts["state dict"] = f"in {self.wrapper!r}"
         if self.average is not None:

@@ -47,7 +47,8 @@ def convert_hf_to_flax(
     The directory holds config.json, preprocessor_config.json and the parameters in Orbax.
 
     Args:
-        source: a Transformers directory or weights file, a Hub id, an original .pyth file or a ViT.
+        source: a Transformers directory or weights file, a Hub id, an original .pyth file, a checkpoint of mmaction2
+            or Lightning, a Trainer's output directory, or a ViT.
         destination: the directory to make. It is written as a whole, or not at all.
         param_dtype: the type of the stored parameters; None keeps the file's own.
         overwrite: replace an existing checkpoint at the destination, once the new one is complete.
