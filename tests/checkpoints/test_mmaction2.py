@@ -1,7 +1,6 @@
 """mmaction2's checkpoints: the same logits as its forward order gives, and what their meta tells."""
 
 import logging
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from mmaction2_checkpoints import TINY, Recognizer, config_text, save_mmaction2, tiny_recognizer
+from mmaction2_checkpoints import Recognizer, config_text, save_mmaction2, tiny_recognizer
 
 from timesformer_jax import TimesformerForVideoClassification
 from timesformer_jax.checkpoints.inspection import inspect_checkpoint
@@ -109,6 +108,9 @@ def test_frames_that_were_not_normalised(section: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(processor_for(open_checkpoint(path))(pixels)[0], pixels, rtol=1e-5)  # float32
 
 
+SAMPLE = "dict(type='SampleFrames', clip_len=3,"
+
+
 @pytest.mark.parametrize(
     ("step", "rate"),
     [
@@ -116,6 +118,9 @@ def test_frames_that_were_not_normalised(section: str, tmp_path: Path) -> None:
         ("dict(type='DenseSampleFrames', clip_len=3, frame_interval=4, num_clips=1, target_fps=15)", 8),
         ("dict(type='UniformSample', clip_len=3, num_clips=1)", "segments"),
         ("dict(type='mmaction.datasets.transforms.SampleFrames', clip_len=3, frame_interval=2)", 2),
+        (f"{SAMPLE} frame_interval=4), {SAMPLE} frame_interval=16, test_mode=True)", 4),
+        (f"{SAMPLE} frame_interval=16, test_mode=True)", 16),
+        (f"{SAMPLE} frame_interval=4), {SAMPLE} frame_interval=16)", None),
         ("dict(type='SampleFrames', clip_len=4, frame_interval=8)", None),
         ("dict(type='OwnSampling', clip_len=3)", None),
     ],
@@ -126,6 +131,16 @@ def test_sampling(step: str, rate: Any, tmp_path: Path) -> None:
     start, end = text.index("test_pipeline"), text.index("work_dir")
     text = f"{text[:start]}train_pipeline = [{step}]\n{text[end:]}"
     assert open_checkpoint(save_mmaction2(tmp_path / "a.pth", model, text=text)).config.sampling_rate == rate
+
+
+@pytest.mark.parametrize(
+    ("loss", "problem_type"),
+    [("CrossEntropyLoss", None), ("mmaction.models.BCELossWithLogits", "multi_label_classification")],
+)
+def test_several_labels_a_video(loss: str, problem_type: str | None, tmp_path: Path) -> None:
+    model = tiny_recognizer(torch.float32)
+    text = config_text(model).replace("average_clips='prob',", f"loss_cls=dict(loss_weight=333., type='{loss}'),")
+    assert open_checkpoint(save_mmaction2(tmp_path / "a.pth", model, text=text)).config.problem_type == problem_type
 
 
 def test_a_bare_state_dict_needs_what_no_shape_tells(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -253,42 +268,3 @@ def test_moving_averages_of_mmengine(tmp_path: Path, caplog: pytest.LogCaptureFi
         np.testing.assert_array_equal(params["classifier"]["bias"], model.cls_head.fc_cls.bias.detach())
         assert ("holds a moving average" in caplog.text) == (weights is None)
         assert ("steps" in caplog.text) == (weights == "last")
-
-
-HISTORY = """
-class HistoryBuffer:
-    def __init__(self): self.values = [1.0]
-"""
-
-
-def test_mmengines_objects_are_stripped_as_the_error_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "site" / "mmengine" / "logging"
-    package.mkdir(parents=True)
-    (package / "history_buffer.py").write_text(HISTORY)
-    for directory in (package, package.parent):
-        (directory / "__init__.py").write_text("")
-    monkeypatch.syspath_prepend(tmp_path / "site")
-    monkeypatch.chdir(tmp_path)
-    from mmengine.logging.history_buffer import HistoryBuffer  # pyright: ignore[reportMissingImports]
-
-    model = tiny_recognizer(torch.float32)
-    meta = {"cfg": config_text(model), "epoch": 3, "palette": np.zeros(3)}
-    contents = {
-        "meta": meta,
-        "state_dict": model.state_dict(),
-        "message_hub": {"log_scalars": {"loss": HistoryBuffer()}},
-    }
-    path = tmp_path / "it's epoch_15.pth"
-    torch.save(contents, path)
-    del meta["palette"]
-    torch.save(contents, path.with_suffix(".mm"))
-    for file, name in ((path, "numpy"), (path.with_suffix(".mm"), "mmengine.logging.history_buffer.HistoryBuffer")):
-        with pytest.raises(CheckpointError, match=f"it holds objects of {name}") as error:
-            load_checkpoint(file)
-        assert "\n" not in str(error.value)
-        python, option, code = shlex.split(str(error.value).partition("installed with: ")[2])
-        assert (python, option) == ("python", "-c")
-        exec(code, {})
-        opened = open_checkpoint(tmp_path / "stripped.pth")
-        assert (opened.config.num_labels, opened.config.sampling_rate) == (TINY["num_classes"], 32)
-        (tmp_path / "stripped.pth").unlink()

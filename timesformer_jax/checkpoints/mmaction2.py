@@ -192,7 +192,12 @@ def _config(
             f"{file.path} contradicts itself: its config says {'; '.join(contradictions)}. One of the two belongs to "
             "another checkpoint."
         )
-    return config.replace(sampling_rate=settings.sampling_rate(config.num_frames))
+    loss = settings.head.get("loss_cls")
+    sigmoids = isinstance(loss, Mapping) and str(loss.get("type")).endswith("BCELossWithLogits")
+    return config.replace(
+        sampling_rate=settings.sampling_rate(config.num_frames),
+        problem_type="multi_label_classification" if sigmoids else None,
+    )
 
 
 def _side(size: Any) -> Any:

@@ -77,8 +77,10 @@ def how_to_strip(path: Path, class_name: str) -> str:
 _STRIP = (
     "import torch; c = torch.load({path}, 'cpu', weights_only=False); "
     "c = c if isinstance(c, dict) else c.state_dict(); "
-    "s = c.get('state_dict') or c.get('model') or {{k: v for k, v in c.items() if torch.is_tensor(v)}}; "
-    "m = {{k: v for k, v in c.get('meta', {{}}).items() if isinstance(v, str)}}; "
-    "torch.save({{'state_dict': s, 'meta': m}}, 'stripped.pth')"
+    "s = next((c[k] for k in ('state_dict', 'model_state', 'model') if k in c), None); "
+    "s = s or {{k: v for k, v in c.items() if torch.is_tensor(v)}}; "
+    "m, t = ({{k: v for k, v in d.items() if isinstance(v, str)}} for d in (c.get('meta', {{}}), c)); "
+    "torch.save({{**t, 'state_dict': s, 'meta': m}}, 'stripped.pth')"
 )
-"""Keeps the texts of meta, too, where mmengine has the config that tells the model and its preprocessing."""
+"""Keeps texts, too: the config that tells the model and its preprocessing is one, in mmengine's meta or the original's
+cfg."""
