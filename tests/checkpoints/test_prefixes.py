@@ -123,10 +123,15 @@ def test_without_a_config(
 
 
 def test_without_a_config_what_no_shape_tells_is_asked_for(tmp_path: Path) -> None:
-    """Heads of 24 are possible; those of 64 are the published models'."""
+    """Heads are guessed for the width of the published models alone, of which all have heads of 64."""
     path = save_lightning(tmp_path, below("model.", tiny_reference(dtype=torch.float32).state_dict()))
     with pytest.raises(CheckpointError, match="give num_attention_heads"):
         load_checkpoint(path)
+    state = tiny_reference(dtype=torch.float32, hidden_size=128, num_attention_heads=4).state_dict()
+    with pytest.raises(CheckpointError, match="give num_attention_heads"):
+        load_checkpoint(save_lightning(tmp_path, state))
+    state = tiny_reference(dtype=torch.float32, hidden_size=768, num_attention_heads=12).state_dict()
+    assert load_checkpoint(save_lightning(tmp_path, state)).config.num_attention_heads == 12
     state = tiny_reference(dtype=torch.float32, attention_type="space_only").state_dict()
     with pytest.raises(CheckpointError, match="give num_frames"):
         load_checkpoint(save_lightning(tmp_path, state), num_attention_heads=3)

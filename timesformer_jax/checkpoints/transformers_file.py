@@ -37,6 +37,12 @@ def open_transformers(
         bare = {name.removeprefix(f"{BACKBONE}."): tensor for name, tensor in tensors.items()}
         if not any(name.endswith(".attention.attention.qkv.weight") for name in bare):
             raise CheckpointError(f"{file.path} has no config.json beside it that says which model it is.")
+        width = bare[PATCHES].shape[:1] if PATCHES in bare else ()
+        if known.get("num_attention_heads") is None and width != (TimesformerConfig.hidden_size,):
+            raise CheckpointError(
+                f"{file.path} has no config.json beside it, and no tensor tells how many heads share its width, which "
+                "is not that of the published models; give num_attention_heads, or put the config.json there."
+            )
         has_head = bare.keys() != tensors.keys() or PATCHES not in tensors
 
         def in_file(name: str) -> str:
