@@ -1,19 +1,25 @@
 """mmaction2's checkpoints: the same logits as its forward order gives, and what their meta tells."""
 
+import contextlib
+import json
+import keyword
 import logging
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 from mmaction2_checkpoints import Recognizer, config_text, save_mmaction2, tiny_recognizer
 
 from timesformer_jax import TimesformerForVideoClassification
 from timesformer_jax.checkpoints.inspection import inspect_checkpoint
 from timesformer_jax.checkpoints.mapping import flat_names
+from timesformer_jax.checkpoints.mmaction2_config import read_mmaction2_config
 from timesformer_jax.checkpoints.open import load_checkpoint, open_checkpoint, processor_for
 from timesformer_jax.errors import CheckpointError
 
@@ -215,6 +221,49 @@ def test_configs_that_can_not_be(text: Any, problem: str, tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match=problem) as error:
         open_checkpoint(path, num_attention_heads=2, image_size=(8, 12))
     assert "\n" not in str(error.value)
+
+
+KEYS = st.from_regex(r"[a-z_]{1,5}", fullmatch=True).filter(lambda key: not keyword.iskeyword(key))
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+OTHER_KEYS = st.text(max_size=5).filter(lambda key: not key.isidentifier())
+VALUES = st.recursive(
+    PLAIN,
+    lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner) | st.dictionaries(OTHER_KEYS, inner),
+    max_leaves=8,
+)
+
+
+def written(value: Any) -> str:
+    """A value as configs are written: `dict(...)` where all keys can be names, around a literal elsewhere."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(written, value))}]"
+    if not isinstance(value, dict):
+        return repr(value)
+    if all(map(str.isidentifier, value)):
+        return f"dict({', '.join(f'{key}={written(item)}' for key, item in value.items())})"
+    return f"dict({{{', '.join(f'{key!r}: {written(item)}' for key, item in value.items())}}})"
+
+
+def frozen(value: Any) -> Any:
+    """Lists as the tuples that are read."""
+    if isinstance(value, dict):
+        return {key: frozen(item) for key, item in value.items()}
+    return tuple(map(frozen, value)) if isinstance(value, list) else value
+
+
+@hypothesis.settings(max_examples=50, deadline=None, derandomize=True)
+@hypothesis.given(st.dictionaries(KEYS, VALUES, max_size=4))
+def test_values_of_a_config(values: dict[str, Any]) -> None:
+    text = "\n".join(f"{key} = {written(value)}" for key, value in values.items())
+    found = read_mmaction2_config(Path("a.pth"), {"cfg": text}).values
+    assert json.dumps(found, sort_keys=True) == json.dumps(frozen(values), sort_keys=True)
+
+
+@hypothesis.settings(max_examples=50, deadline=None, derandomize=True)
+@hypothesis.given(st.text() | st.binary().map(lambda data: data.decode("latin-1")) | st.just("x = 1\n" * 3))
+def test_any_text_is_a_config_or_refused(text: str) -> None:
+    with contextlib.suppress(CheckpointError):
+        assert isinstance(read_mmaction2_config(Path("a.pth"), {"config": text}).values, dict)
 
 
 def test_a_config_is_never_run(tmp_path: Path) -> None:
