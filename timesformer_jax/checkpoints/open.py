@@ -101,7 +101,8 @@ def open_checkpoint(
 
     Args:
         source: a Transformers directory or weights file, a converted directory, a Hub id, an original .pyth file, a
-            ViT to start from (Transformers' or timm's), a training run, or a checkpoint in one.
+            checkpoint of mmaction2 or Lightning, a Trainer's output directory, a ViT to start from (Transformers' or
+            timm's), a training run, or a checkpoint in one.
         head: whether parameters of the classifier (True) or of the bare model are wanted; None takes what is there, and
             a classifier where `num_labels` asks for one.
         dtype: the type of the arrays; None keeps the file's own.
@@ -112,7 +113,7 @@ def open_checkpoint(
             the model itself resizes them to its input.
         patch_order: how patches were flattened for a ViT whose patch embedding is a linear layer.
         training_weights: the moving average ("ema") of a training run's parameters or those of its last step ("last");
-            None takes the average where there is one.
+            None takes the average where there is one. Likewise for a weights file with both (see weights_file.py).
         **overrides: fields of the config to change, or to tell where a file without a config does not. The weights are
             adapted, and the names of what is new, resized or dropped are logged as a warning.
 
@@ -145,11 +146,17 @@ def open_checkpoint(
     target_head = stored.has_head or asks_head if head is None else head
     if stored.is_vit and target_head and not stored.has_head and not asks_head:
         raise CheckpointError(f"{found.name} is a ViT without a classifier; give num_labels for a new one.")
+    if stored.dropped and target_head and not stored.has_head and not asks_head:
+        raise CheckpointError(
+            f"{found.name} has a TimeSformer without a classifier of its own, beside {', '.join(stored.dropped[:4])}, "
+            "which no TimeSformer has; give num_labels for a new classifier."
+        )
 
     info = CheckpointInfo(config=config, source=found, channel_order=channel_order)
     if stored.processor is not None:
         mean, std = stored.processor.image_mean, stored.processor.image_std
-        processor = published_processor(config, image_mean=mean, image_std=std, channel_order=channel_order or "rgb")
+        order = channel_order or stored.processor.channel_order
+        processor = published_processor(config, image_mean=mean, image_std=std, channel_order=order)
         info = dataclasses.replace(info, processor=processor)
     if stored.unknown_order is not None and channel_order is None:
         message = f"{found.name}: the channel order of its frames is not known ({stored.unknown_order}); give "
@@ -198,7 +205,8 @@ def processor_for(checkpoint: CheckpointInfo) -> VideoProcessor:
         raise CheckpointError(checkpoint.unknown_order)
     order = checkpoint.channel_order
     if checkpoint.processor is None and checkpoint.source.processor_file is not None:
-        processor = VideoProcessor.from_pretrained(checkpoint.source.directory)  # which says so if it is not RGB
+        # It says so if it is not RGB.
+        processor = VideoProcessor.from_pretrained(checkpoint.source.processor_file.parent)
         return processor if order is None else dataclasses.replace(processor, channel_order=order)
     processor = checkpoint.processor or published_processor(checkpoint.config, channel_order=order or "rgb")
     if processor.channel_order != "rgb":

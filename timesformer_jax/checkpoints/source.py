@@ -12,6 +12,7 @@ from ..presets import published_sampling_rate
 from .hub import PROCESSOR_FILES, HubOptions, download
 from .huggingface import WEIGHTS_FILES, find_weights
 from .orbax_directory import PARAMS, is_converted
+from .trainer_directory import model_in_trainer_directory, require_merged
 from .training_run import find_training_checkpoint
 
 SHIPPED = Path(__file__).parents[1] / "models"
@@ -38,8 +39,11 @@ class Source:
 
     @property
     def processor_file(self) -> Path | None:
-        """The processor's settings, where the checkpoint has them."""
-        return next((self.directory / name for name in PROCESSOR_FILES if (self.directory / name).is_file()), None)
+        """The processor's settings, where the checkpoint has them, or else the Trainer's directory that it is in."""
+        in_trainer = re.fullmatch(r"checkpoint-\d+", self.directory.name) is not None
+        places = [self.directory, self.directory.parent] if in_trainer else [self.directory]
+        files = (place / name for place in places for name in PROCESSOR_FILES)
+        return next((file for file in files if file.is_file()), None)
 
     def config(self) -> TimesformerConfig:
         """The checkpoint's config.json; for a published model with the sampling it was trained with.
@@ -73,7 +77,7 @@ def _locate(path: Path, name: str, options: HubOptions) -> Source:
     if not path.exists() and re.fullmatch(r"[\w-]+", name) and (SHIPPED / name).is_dir():
         path = SHIPPED / name
     if not path.exists():
-        is_file_name = path.suffix in (".safetensors", ".bin", ".pyth", ".pth", ".pt")
+        is_file_name = path.suffix in (".safetensors", ".bin", ".pyth", ".pth", ".pt", ".ckpt")
         # Ids without an owner are those of the Hub's first models alone, of which none is a TimeSformer or a ViT.
         if is_file_name or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
             raise CheckpointError(
@@ -81,14 +85,17 @@ def _locate(path: Path, name: str, options: HubOptions) -> Source:
             )
         path = download(name, options)
     if not path.is_dir():
+        require_merged(path)
         return Source("weights file", path, path.parent, name)
     training = find_training_checkpoint(path)
     if training is not None:
         return Source("training run", *training, name)
     if is_converted(path):
         return Source("converted directory", path, path, name)
+    path = model_in_trainer_directory(path)
     weights = find_weights(path)
     if weights is None:
+        require_merged(path)
         raise CheckpointError(
             f"{path} holds no checkpoint: none of {', '.join(WEIGHTS_FILES)} and no {PARAMS}/ directory; give a "
             "weights file of another name itself."
