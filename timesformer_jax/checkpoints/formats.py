@@ -5,18 +5,22 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..support.files import read_json
+from .adapter_merging import merged
+from .adapters import AdapterFiles, open_adapter
 from .huggingface import torch_model
 from .names import PATCHES
 from .orbax_directory import OrbaxParams, open_converted
 from .original import MARK, is_original, open_original
-from .source import Source
+from .source import AdapterSource, Source
 from .stored_model import StoredModel
 from .training_run import TrainingWeights, open_training_run
 from .vit import PatchOrder, open_timm_vit, open_transformers_vit
 from .weights_file import WeightsFile, open_weights_file
 
 
-def open_files(source: Source, training_weights: TrainingWeights | None = None) -> WeightsFile | OrbaxParams:
+def open_files(
+    source: Source, training_weights: TrainingWeights | None = None
+) -> WeightsFile | OrbaxParams | AdapterFiles:
     """Opens the files of a checkpoint: gives the names and shapes of what they hold, and reads none of it.
 
     Args:
@@ -26,6 +30,9 @@ def open_files(source: Source, training_weights: TrainingWeights | None = None) 
     Raises:
         CheckpointError: the files are damaged, or hold no tensors.
     """
+    if isinstance(source, AdapterSource):
+        adapter = open_adapter(source.directory, source.name, source.base.name)
+        return AdapterFiles(adapter, open_files(source.base, training_weights))
     match source.layout:
         case "weights file":
             return open_weights_file(source.weights)
@@ -36,7 +43,10 @@ def open_files(source: Source, training_weights: TrainingWeights | None = None) 
 
 
 def recognise(
-    source: Source, files: WeightsFile | OrbaxParams, known: Mapping[str, Any], patch_order: PatchOrder | None = None
+    source: Source,
+    files: WeightsFile | OrbaxParams | AdapterFiles,
+    known: Mapping[str, Any],
+    patch_order: PatchOrder | None = None,
 ) -> StoredModel:
     """Tells which model the files of a checkpoint hold, by the names of its tensors.
 
@@ -51,6 +61,9 @@ def recognise(
             message names it.
         ConfigError: no model can have its config.
     """
+    if isinstance(source, AdapterSource) and isinstance(files, AdapterFiles):
+        return merged(recognise(source.base, files.base, known, patch_order), files.adapter)
+    assert not isinstance(files, AdapterFiles), "an adapter's files come from its own source"
     if isinstance(files, OrbaxParams):
         return files.model(source.config())
     prefix = files.prefix_before(MARK)
