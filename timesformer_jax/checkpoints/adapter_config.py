@@ -23,7 +23,8 @@ _WITHOUT_EFFECT = (
 _SOUND_STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 """Values of init_lora_weights that leave the base's weights as they are. PiSSA, OLoRA and others subtract from them."""
 
-_REMEDY = "merge it with PEFT itself (model.merge_and_unload()) and save the merged model"
+REMEDY = "merge it with PEFT itself (model.merge_and_unload()) and save the merged model"
+"""What to do with an adapter that can't be merged here."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,7 @@ class AdapterConfig:
         if kind is None:
             raise CheckpointError(f"{file} has no peft_type, so it is no adapter of PEFT's.")
         if kind != "LORA":
-            raise CheckpointError(f"{file} is an adapter of the kind {kind!s}, and LoRA alone is read here; {_REMEDY}.")
+            raise CheckpointError(f"{file} is an adapter of the kind {kind!s}, and LoRA alone is read here; {REMEDY}.")
         start = values.pop("init_lora_weights", None)
         if not any(start is sound or (isinstance(start, str) and start == sound) for sound in _SOUND_STARTS):
             raise CheckpointError(
@@ -91,7 +92,7 @@ class AdapterConfig:
         known = {field.name for field in dataclasses.fields(cls)} - {"file"}
         set_besides = [name for name in values if name not in (*known, *_WITHOUT_EFFECT) and values[name]]
         if set_besides:
-            raise CheckpointError(f"{file} sets {', '.join(sorted(set_besides))}, which is not read here; {_REMEDY}.")
+            raise CheckpointError(f"{file} sets {', '.join(sorted(set_besides))}, which is not read here; {REMEDY}.")
         given = {name: value for name, value in values.items() if name in known and value is not None}
         for name, value in given.items():
             valid, wanted = _VALUES[name]
@@ -156,8 +157,8 @@ class AdapterConfig:
 
     def scaling(self, module: str) -> float:
         """The factor of the product of a module's two matrices."""
-        rank = self.rank(module)
-        return _first_match(self.alpha_pattern, module, self.lora_alpha) / (math.sqrt(rank) if self.use_rslora else rank)
+        alpha, rank = _first_match(self.alpha_pattern, module, self.lora_alpha), self.rank(module)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
 def _matches(pattern: str | tuple[str, ...], name: str) -> bool:

@@ -10,6 +10,7 @@ from ..config import TimesformerConfig
 from ..errors import CheckpointError
 from ..parameters import BACKBONE
 from ..video.processor_files import IMAGE_FILE, VIDEO_FILE
+from .adapter_config import REMEDY
 from .adapters import Adapter, require_fit
 from .huggingface import has_head
 from .mapping import Entry, Params, get_leaf, mapping_table, set_leaf
@@ -32,8 +33,7 @@ def merged(base: StoredModel, adapter: Adapter) -> StoredModel:
     """
     if base.is_vit:
         raise CheckpointError(
-            f"{adapter.name} is an adapter and its base {adapter.base_name} a ViT, whose adapters are not read; merge it "
-            "with PEFT itself (model.merge_and_unload()) and save the merged model."
+            f"{adapter.name} is an adapter and its base {adapter.base_name} a ViT, whose adapters are not read; {REMEDY}."
         )
     _require_new(base.config, adapter)
     # Of the classifier or of the bare model, whatever the base is: PEFT's names are those of the model it was given.
@@ -176,5 +176,5 @@ def _renamed(tensors: Tensors, *, head: bool, without_head: bool) -> Tensors:
     """The base's tensors by the names that they have in the merged model, without a classifier that is not its."""
     plain = {name.removeprefix(f"{BACKBONE}."): tensor for name, tensor in tensors.items()}
     plain = {name: tensor for name, tensor in plain.items() if not name.startswith("classifier.")}
-    kept = {} if without_head or not head else {name: t for name, t in tensors.items() if name.startswith("classifier.")}
+    kept = {name: t for name, t in tensors.items() if name.startswith("classifier.") and head and not without_head}
     return {**{f"{BACKBONE}.{name}" if head else name: tensor for name, tensor in plain.items()}, **kept}

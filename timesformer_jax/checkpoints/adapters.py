@@ -17,6 +17,7 @@ from .weights_file import WeightsFile
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 """Where PEFT keeps an adapter's weights, in the order in which it looks for them."""
 
+
 @dataclasses.dataclass(frozen=True)
 class Adapter:
     """An opened LoRA adapter.
@@ -161,7 +162,11 @@ def require_fit(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> list
     expected = {name: shapes[name] for name in found if name in shapes}
     if "classifier.weight" in found:
         expected |= {name: shapes[name] for name in ("classifier.weight", "classifier.bias") if name in shapes}
-    for module in config.whole(modules):
+    whole = config.whole(modules)
+    for module in whole:
+        outer = next((name for name in whole if module.startswith(f"{name}.")), None)
+        if outer is not None:  # PEFT 0.21 saves other values than it trained, and can't load what it saved
+            raise CheckpointError(f"{config.file}: modules_to_save names {outer} and {module} within it; name one.")
         expected |= {name: shape for name, shape in shapes.items() if name.startswith(f"{module}.")}
     if config.bias != "none":
         biases = [f"{module}.bias" for module in (changed if config.bias == "lora_only" else modules)]

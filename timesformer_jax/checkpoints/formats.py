@@ -30,9 +30,13 @@ def open_files(
     Raises:
         CheckpointError: the files are damaged, or hold no tensors.
     """
-    if isinstance(source, AdapterSource):
-        adapter = open_adapter(source.directory, source.name, source.base.name)
-        return AdapterFiles(adapter, open_files(source.base, training_weights))
+    if not isinstance(source, AdapterSource):
+        return _open_model(source, training_weights)
+    adapter = open_adapter(source.directory, source.name, source.base.name)
+    return AdapterFiles(adapter, _open_model(source.base, training_weights))
+
+
+def _open_model(source: Source, training_weights: TrainingWeights | None) -> WeightsFile | OrbaxParams:
     match source.layout:
         case "weights file":
             return open_weights_file(source.weights)
@@ -63,7 +67,7 @@ def recognise(
     """
     if isinstance(source, AdapterSource) and isinstance(files, AdapterFiles):
         return merged(recognise(source.base, files.base, known, patch_order), files.adapter)
-    assert not isinstance(files, AdapterFiles), "an adapter's files come from its own source"
+    assert not isinstance(files, AdapterFiles), "an adapter's files come with its own source"
     if isinstance(files, OrbaxParams):
         return files.model(source.config())
     prefix = files.prefix_before(MARK)

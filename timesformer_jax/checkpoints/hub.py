@@ -116,7 +116,7 @@ class _Repository:
             return adapter
 
     def fetch_first(self, names: Sequence[str]) -> bool:
-        """Whether one of several weights files is there; it is brought into the cache, with the shards that it names."""
+        """Whether one of several weights files is there; it is brought into the cache, with its shards."""
         path = next((path for path in map(self.fetch_if_there, names) if path is not None), None)
         if path is not None and path.name.endswith(".index.json"):
             for shard in shard_names(path):

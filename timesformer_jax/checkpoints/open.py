@@ -203,7 +203,8 @@ def processor_for(checkpoint: CheckpointInfo) -> VideoProcessor:
         raise CheckpointError(checkpoint.unknown_order)
     order = checkpoint.channel_order
     if checkpoint.processor is None and checkpoint.source.processor_file is not None:
-        processor = VideoProcessor.from_pretrained(checkpoint.source.processor_file.parent)  # which says so if it is not RGB
+        # It says so if it is not RGB.
+        processor = VideoProcessor.from_pretrained(checkpoint.source.processor_file.parent)
         return processor if order is None else dataclasses.replace(processor, channel_order=order)
     processor = checkpoint.processor or published_processor(checkpoint.config, channel_order=order or "rgb")
     if processor.channel_order != "rgb":

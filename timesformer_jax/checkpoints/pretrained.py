@@ -67,7 +67,8 @@ class PretrainedModel:
             local_files_only: never ask the Hub, use what was downloaded before.
             **overrides: config fields to change, such as `num_labels`, `num_frames`, `image_size`, `attention_type`.
                 Embeddings are resized, a classifier of another size is made anew; the names of both are logged as a
-                warning. Further arguments of `load_checkpoint`: `labels`, `channel_order`, `resize`, `patch_order`, `base`.
+                warning. Further arguments of `load_checkpoint`: `labels`, `channel_order`, `resize`, `patch_order`,
+                `base`.
 
         Returns:
             The module, and a tree of arrays for `model.apply({"params": params}, ...)`.

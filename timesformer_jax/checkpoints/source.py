@@ -191,7 +191,9 @@ def _with_base(adapter: Path, name: str, options: HubOptions, base: str | PathLi
         except CheckpointError as error:
             if base is not None:
                 raise
-            raise CheckpointError(f"{name} is an adapter for {wanted}, which is not found ({error}); {_GIVE_BASE}.") from None
+            raise CheckpointError(
+                f"{name} is an adapter for {wanted}, which is not found ({str(error).rstrip('.')}); {_GIVE_BASE}."
+            ) from None
     if find_adapter(found) is not None and not _holds_model(found):
         raise CheckpointError(f"{name} is an adapter, and its base {wanted} another; merge that one first.")
     if _holds_model(adapter) and adapter.resolve() not in (found.resolve(), found.resolve().parent):

@@ -79,8 +79,8 @@ def verify(
         The largest differences of the logits (or the last hidden state), of every hidden state and every attention.
 
     Raises:
-        CheckpointError: torch, transformers or (for an adapter) peft is not installed, or Transformers can't load the checkpoint, or has no
-            such model.
+        CheckpointError: torch, transformers or (for an adapter) peft is not installed, or Transformers can't load the
+            checkpoint, or has no such model.
     """
     require_known(model.config)
     stored_dtype = jax.tree.leaves(params)[0].dtype
