@@ -33,7 +33,7 @@ def merged(base: StoredModel, adapter: Adapter) -> StoredModel:
     """
     if base.is_vit:
         raise CheckpointError(
-            f"{adapter.name} is an adapter and its base {adapter.base_name} a ViT, whose adapters are not read; {REMEDY}."
+            f"{adapter.name} is an adapter for {adapter.base_name}, a ViT, whose adapters are not read; {REMEDY}."
         )
     _require_new(base.config, adapter)
     # Of the classifier or of the bare model, whatever the base is: PEFT's names are those of the model it was given.
@@ -74,8 +74,8 @@ def _require_new(config: TimesformerConfig, adapter: Adapter) -> None:
 def _config(base: TimesformerConfig, adapter: Adapter, *, brings_head: bool) -> TimesformerConfig:
     """The config of the merged model: the base's, but for the classes of a classifier that the adapter holds.
 
-    Transformers writes a config.json beside an adapter, PEFT does not. Its class names count, and it must describe the
-    same model otherwise.
+    PEFT writes no config.json beside an adapter; where people put one, its class names count, as for Transformers, and
+    it must describe the same model otherwise.
     """
     config, file = base, adapter.directory / "config.json"
     if brings_head:
