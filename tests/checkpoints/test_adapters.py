@@ -459,7 +459,8 @@ class TestConversion:
         merged = load_checkpoint(tmp_path / "hf")
         jax.tree.map(np.testing.assert_array_equal, merged.params, load_checkpoint(adapter).params)
 
-    @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
     def test_in_narrower_types(self, base: Path, tmp_path: Path, dtype: str) -> None:
         save_adapter(tmp_path / "adapter", load_base(base), bias="all", use_dora=True, modules_to_save=["classifier"])
         assert convert_hf_to_flax(tmp_path / "adapter", tmp_path / "flax", param_dtype=dtype, check=True)
