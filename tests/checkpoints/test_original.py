@@ -161,7 +161,7 @@ def test_missing_and_unknown_tensors_are_listed_by_their_own_names(tmp_path: Pat
     for line in (
         "missing: model.blocks.1.norm2.bias (128,)",
         "unknown: model.blocks.0.extra.weight (2,)",
-        "unknown: model.other (3,)",
+        "unknown: other (3,)",
         "wrong shape: model.blocks.1.mlp.fc2.weight is (40, 128), the config asks for (128, 40)",
     ):
         assert line in str(error.value)

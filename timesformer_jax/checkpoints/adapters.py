@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import CheckpointError
 from .adapter_config import ADAPTER_CONFIG, AdapterConfig
 from .orbax_directory import OrbaxParams
+from .prefixes import without_wrappers
 from .stored_model import FLOAT_DTYPES
 from .tensors import Shapes, Tensors, open_tensors
 from .weights_file import WeightsFile
@@ -119,7 +120,7 @@ def open_adapter(directory: Path, name: str, base_name: str) -> Adapter:
     config, file = AdapterConfig.from_json_file(directory / ADAPTER_CONFIG), adapter_weights(directory)
     tensors: Tensors = {}
     for stored, tensor in open_tensors(file).items():
-        plain = re.sub(r"(^|\.)_orig_mod\.", r"\1", stored).removeprefix("base_model.model.")
+        plain = without_wrappers(stored).removeprefix("base_model.model.")
         if config.bias == "all" and re.search(r"\.(original_module|modules_to_save)\.bias$", plain):
             continue  # PEFT saves these biases of modules that are held whole once more
         plain = re.sub(r"\.lora_magnitude_vector\.weight$", ".lora_magnitude_vector", plain)

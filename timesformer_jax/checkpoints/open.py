@@ -152,7 +152,8 @@ def open_checkpoint(
     info = CheckpointInfo(config=config, source=found, channel_order=channel_order)
     if stored.processor is not None:
         mean, std = stored.processor.image_mean, stored.processor.image_std
-        processor = published_processor(config, image_mean=mean, image_std=std, channel_order=channel_order or "rgb")
+        order = channel_order or stored.processor.channel_order
+        processor = published_processor(config, image_mean=mean, image_std=std, channel_order=order)
         info = dataclasses.replace(info, processor=processor)
     if stored.unknown_order is not None and channel_order is None:
         message = f"{found.name}: the channel order of its frames is not known ({stored.unknown_order}); give "

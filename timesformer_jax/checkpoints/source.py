@@ -17,6 +17,7 @@ from .adapters import adapter_weights, find_adapter
 from .hub import PROCESSOR_FILES, HubOptions, download
 from .huggingface import WEIGHTS_FILES, find_weights
 from .orbax_directory import PARAMS, is_converted
+from .trainer_directory import model_in_trainer_directory, require_merged
 from .training_run import find_training_checkpoint
 
 SHIPPED = Path(__file__).parents[1] / "models"
@@ -93,7 +94,7 @@ def locate(
     """
     name, options = str(source), options or HubOptions()
     with _naming(name):
-        path = _find(Path(source).expanduser(), name, options)
+        path = _with_model(_find(Path(source).expanduser(), name, options))
         adapter = find_adapter(path) or _only_adapter_in(path, name)
         if adapter is not None:
             return _with_base(adapter, name, options, base)
@@ -119,7 +120,7 @@ def _find(path: Path, name: str, options: HubOptions) -> Path:
         return SHIPPED / name
     if path.exists():
         return path
-    is_file_name = path.suffix in (".safetensors", ".bin", ".pyth", ".pth", ".pt")
+    is_file_name = path.suffix in (".safetensors", ".bin", ".pyth", ".pth", ".pt", ".ckpt")
     # Ids without an owner are those of the Hub's first models alone, of which none is a TimeSformer or a ViT.
     if is_file_name or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise CheckpointError(
@@ -128,9 +129,15 @@ def _find(path: Path, name: str, options: HubOptions) -> Path:
     return download(name, options)
 
 
+def _with_model(path: Path) -> Path:
+    """The directory, in that of a Trainer, whose model is taken; any other path as it is."""
+    return model_in_trainer_directory(path) if path.is_dir() and not is_converted(path) else path
+
+
 def _locate(path: Path, name: str) -> Source:
     """The checkpoint in a file or a directory, whatever adapter is beside it."""
     if not path.is_dir():
+        require_merged(path)
         return Source("weights file", path, path.parent, name)
     training = find_training_checkpoint(path)
     if training is not None:
@@ -139,6 +146,7 @@ def _locate(path: Path, name: str) -> Source:
         return Source("converted directory", path, path, name)
     weights = find_weights(path)
     if weights is None:
+        require_merged(path)
         raise CheckpointError(
             f"{path} holds no checkpoint: none of {', '.join(WEIGHTS_FILES)} and no {PARAMS}/ directory; give a "
             "weights file of another name itself."
@@ -174,6 +182,7 @@ def _with_base(adapter: Path, name: str, options: HubOptions, base: str | PathLi
     """
     config, weights = AdapterConfig.from_json_file(adapter / ADAPTER_CONFIG), adapter_weights(adapter)
     further = sorted(file.parent.name for file in adapter.glob(f"*/{ADAPTER_CONFIG}"))
+    further = [directory for directory in further if not re.fullmatch(r"checkpoint-\d+", directory)]
     if further:
         say(f"{name}: of its adapters the one in {adapter} is taken, and not {', '.join(further[:8])}.")
     named = config.base_model_name_or_path
@@ -187,7 +196,8 @@ def _with_base(adapter: Path, name: str, options: HubOptions, base: str | PathLi
         local = Path(wanted).expanduser()
         options = dataclasses.replace(options, revision=config.revision if wanted == named else None)
         try:
-            found = beside if base is None and not local.exists() and beside.exists() else _find(local, wanted, options)
+            is_beside = base is None and not local.exists() and beside.exists()
+            found = _with_model(beside if is_beside else _find(local, wanted, options))
         except CheckpointError as error:
             if base is not None:
                 raise
