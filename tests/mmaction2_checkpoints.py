@@ -173,9 +173,7 @@ def tiny_recognizer(dtype: torch.dtype = torch.float64, **settings: Any) -> Reco
     return model
 
 
-def config_text(
-    model: Recognizer, *, version: int = 1, backbone: str = "", model_section: str = "", **changes: Any
-) -> str:
+def config_text(model: Recognizer, *, version: int = 1, backbone: str = "", model_section: str = "", **changes: Any) -> str:
     """The config as mmengine (version 1) or mmcv (0) writes it into meta: assignments, sorted, `dict(...)` throughout.
 
     Args:
@@ -195,11 +193,7 @@ def config_text(
         if version == 1
         else "test_cfg=dict(average_clips='prob'), train_cfg=None,"
     )
-    step = (
-        ""
-        if version == 1
-        else f"    dict(\n            type='Normalize',\n            {normalise}to_bgr={values['swap']!r}),\n"
-    )
+    step = "" if version == 1 else f"    dict(\n            type='Normalize',\n            {normalise}to_bgr={values['swap']!r}),\n"
     sample = f"clip_len={own['num_frames']}, frame_interval={values['interval']}, num_clips=1"
     return f"""\
 default_hooks = dict(

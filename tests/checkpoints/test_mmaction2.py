@@ -90,9 +90,7 @@ def test_swapped_channels(version: int, tmp_path: Path) -> None:
     np.testing.assert_allclose(processor(pixels)[0], expected, rtol=1e-5, atol=1e-5)  # float32
 
 
-@pytest.mark.parametrize(
-    "section", ["data_preprocessor=dict(type='ActionDataPreprocessor'),", "data_preprocessor=None,"]
-)
+@pytest.mark.parametrize("section", ["data_preprocessor=dict(type='ActionDataPreprocessor'),", "data_preprocessor=None,"])
 def test_frames_that_were_not_normalised(section: str, tmp_path: Path) -> None:
     model = tiny_recognizer(torch.float32)
     path = save_mmaction2(tmp_path / "a.pth", model, text=config_text(model, model_section=section))
@@ -135,9 +133,7 @@ def test_statistics_among_the_tensors(tmp_path: Path) -> None:
     state = model.state_dict() | {
         f"data_preprocessor.{name}": torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1, 1) for name in ("mean", "std")
     }
-    torch.save(
-        {"state_dict": state, "meta": {"cfg": config_text(model, mean=[1, 2, 3], std=[1, 2, 3])}}, tmp_path / "a"
-    )
+    torch.save({"state_dict": state, "meta": {"cfg": config_text(model, mean=[1, 2, 3], std=[1, 2, 3])}}, tmp_path / "a")
     checkpoint = load_checkpoint(tmp_path / "a")
     assert not str(checkpoint.changes)
     np.testing.assert_allclose(processor_for(checkpoint).image_mean, np.array([1, 2, 3]) / 255, rtol=1e-6)
@@ -166,9 +162,7 @@ def test_another_model_than_its_config_says(changes: dict[str, Any], problem: st
     text = config_text(model, **changes)
     if "backbone" in changes:  # the setting stands there already
         name = changes["backbone"].partition("=")[0]
-        lines = [
-            line for line in text.splitlines() if not line.strip().startswith(f"{name}=") or "type='TimeSf" in line
-        ]
+        lines = [line for line in text.splitlines() if not line.strip().startswith(f"{name}=") or "type='TimeSf" in line]
         text = "\n".join(lines)
     with pytest.raises(CheckpointError, match=problem) as error:
         open_checkpoint(save_mmaction2(tmp_path / "a.pth", model, text=text))
@@ -262,11 +256,7 @@ def test_mmengines_objects_are_stripped_as_the_error_says(tmp_path: Path, monkey
 
     model = tiny_recognizer(torch.float32)
     meta = {"cfg": config_text(model), "epoch": 3, "palette": np.zeros(3)}
-    contents = {
-        "meta": meta,
-        "state_dict": model.state_dict(),
-        "message_hub": {"log_scalars": {"loss": HistoryBuffer()}},
-    }
+    contents = {"meta": meta, "state_dict": model.state_dict(), "message_hub": {"log_scalars": {"loss": HistoryBuffer()}}}
     path = tmp_path / "it's epoch_15.pth"
     torch.save(contents, path)
     del meta["palette"]
