@@ -1,7 +1,7 @@
-"""mmaction2's TimeSformer, written anew in plain PyTorch by its forward order, and checkpoints as its trainings save them.
+"""mmaction2's TimeSformer, written anew in plain PyTorch by its forward order, and checkpoints as its trainings save.
 
 Modules have the names that mmaction2's and mmcv's have, so that state dicts come out as theirs. Everything is computed
-here token sequence by token sequence, with `nn.MultiheadAttention`, and without drop path, which acts in training alone.
+here token sequence by token sequence, with `nn.MultiheadAttention`, and without drop path: that acts in training alone.
 """
 
 from pathlib import Path
@@ -35,7 +35,7 @@ class Temporal(nn.Module):
 
 
 class Spatial(nn.Module):
-    """Its second step: norm and attention over CLS and the places of each frame; the frames' results for CLS averaged."""
+    """Its second step: norm and attention over CLS and the places of each frame; CLS gets the frames' mean."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -173,7 +173,9 @@ def tiny_recognizer(dtype: torch.dtype = torch.float64, **settings: Any) -> Reco
     return model
 
 
-def config_text(model: Recognizer, *, version: int = 1, backbone: str = "", model_section: str = "", **changes: Any) -> str:
+def config_text(
+    model: Recognizer, *, version: int = 1, backbone: str = "", model_section: str = "", **changes: Any
+) -> str:
     """The config as mmengine (version 1) or mmcv (0) writes it into meta: assignments, sorted, `dict(...)` throughout.
 
     Args:
@@ -193,7 +195,11 @@ def config_text(model: Recognizer, *, version: int = 1, backbone: str = "", mode
         if version == 1
         else "test_cfg=dict(average_clips='prob'), train_cfg=None,"
     )
-    step = "" if version == 1 else f"    dict(\n            type='Normalize',\n            {normalise}to_bgr={values['swap']!r}),\n"
+    step = (
+        ""
+        if version == 1
+        else f"    dict(\n            type='Normalize',\n            {normalise}to_bgr={values['swap']!r}),\n"
+    )
     sample = f"clip_len={own['num_frames']}, frame_interval={values['interval']}, num_clips=1"
     return f"""\
 default_hooks = dict(

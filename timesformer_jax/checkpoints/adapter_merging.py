@@ -9,7 +9,6 @@ import numpy as np
 from ..config import TimesformerConfig
 from ..errors import CheckpointError
 from ..parameters import BACKBONE
-from ..video.processor_files import IMAGE_FILE, VIDEO_FILE
 from .adapter_config import REMEDY
 from .adapters import Adapter, require_fit
 from .huggingface import has_head
@@ -51,8 +50,6 @@ def merged(base: StoredModel, adapter: Adapter) -> StoredModel:
     def read(dtype: np.dtype | None) -> Params:
         return _merge(base, adapter, changed, table, dtype, prefix=f"{BACKBONE}." if prefixed and not head else "")
 
-    if any((adapter.directory / name).is_file() for name in (IMAGE_FILE, VIDEO_FILE)):  # that of the fine-tuning
-        base = dataclasses.replace(base, processor=None, unknown_order=None)
     return dataclasses.replace(
         base,
         format=f"{base.format}, with a PEFT adapter merged into it",

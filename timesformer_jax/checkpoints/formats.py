@@ -29,7 +29,8 @@ def open_files(
 
     Args:
         source: where the checkpoint is.
-        training_weights: which parameters of a training run, or of a file with two copies, to take; see `open_checkpoint`.
+        training_weights: which parameters of a training run, or of a file with two copies, to take (see
+            `open_checkpoint`).
 
     Raises:
         CheckpointError: the files are damaged, or hold no tensors.
@@ -70,7 +71,10 @@ def recognise(
         ConfigError: no model can have its config.
     """
     if isinstance(source, AdapterSource) and isinstance(files, AdapterFiles):
-        return merged(recognise(source.base, files.base, known, patch_order), files.adapter)
+        base = recognise(source.base, files.base, known, patch_order)
+        if source.own_processor_file is not None:
+            base = dataclasses.replace(base, processor=None, unknown_order=None)
+        return merged(base, files.adapter)
     assert not isinstance(files, AdapterFiles), "an adapter's files come with its own source"
     if isinstance(files, OrbaxParams):
         return files.model(source.config())

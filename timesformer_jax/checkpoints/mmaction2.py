@@ -1,9 +1,9 @@
 """mmaction2's TimeSformers, of versions 0.x and 1.x, which hold the training's config as a Python text.
 
 Its model computes what the original's does, and so Transformers': divided attention has its norms inside the attention
-and feed-forward modules, before them; the other two types have them in the layer. `nn.MultiheadAttention` keeps queries,
-keys and values in one matrix, in the order of `qkv`. What differs is what a config may ask for: another epsilon in the
-last norm than in the layers, or layers of another make, which are refused.
+and feed-forward modules, before them; the other two types have them in the layer. `nn.MultiheadAttention` keeps
+queries, keys and values in one matrix, in the order of `qkv`. What differs is what a config may ask for: another
+epsilon in the last norm than in the layers, or layers of another make, which are refused.
 """
 
 import logging
@@ -85,7 +85,7 @@ def open_mmaction2(file: WeightsFile, prefix: str, known: Mapping[str, Any]) -> 
     tensors, own_name = file.without_prefix(prefix), file.naming(prefix)
     settings = read_mmaction2_config(file.path, file.notes.get("meta"))
     if not any(name.startswith(f"{_LAYERS}.") for name in tensors):
-        kind = f" (its config calls it {settings.backbone['type']})" if "type" in settings.backbone else ""
+        kind = f" (its config calls it {settings.backbone['type']!r})" if "type" in settings.backbone else ""
         raise CheckpointError(f"{file.path} is a model of OpenMMLab, but no TimeSformer{kind}.")
     _require_same_function(settings)
     buffers = {

@@ -102,8 +102,8 @@ def open_checkpoint(
 
     Args:
         source: a Transformers directory or weights file, a converted directory, a Hub id, an original .pyth file, a
-            ViT to start from (Transformers' or timm's), a training run, or a checkpoint in one; or a LoRA adapter of
-            PEFT's, which is merged into its base.
+            checkpoint of mmaction2 or Lightning, a Trainer's output directory, a ViT to start from (Transformers' or
+            timm's), a training run, or a checkpoint in one; or a LoRA adapter of PEFT's, which is merged into its base.
         head: whether parameters of the classifier (True) or of the bare model are wanted; None takes what is there, and
             a classifier where `num_labels` asks for one.
         dtype: the type of the arrays; None keeps the file's own.
@@ -114,7 +114,7 @@ def open_checkpoint(
             the model itself resizes them to its input.
         patch_order: how patches were flattened for a ViT whose patch embedding is a linear layer.
         training_weights: the moving average ("ema") of a training run's parameters or those of its last step ("last");
-            None takes the average where there is one.
+            None takes the average where there is one. Likewise for a weights file with both (see weights_file.py).
         base: the checkpoint that an adapter is merged into; None takes the one that the adapter names.
         **overrides: fields of the config to change, or to tell where a file without a config does not. The weights are
             adapted, and the names of what is new, resized or dropped are logged as a warning.
@@ -148,6 +148,13 @@ def open_checkpoint(
     target_head = stored.has_head or asks_head if head is None else head
     if stored.is_vit and target_head and not stored.has_head and not asks_head:
         raise CheckpointError(f"{found.name} is a ViT without a classifier; give num_labels for a new one.")
+    if stored.adapter is not None and target_head and not stored.has_head and not asks_head:
+        raise CheckpointError(f"{found.name} is an adapter without a classifier; give num_labels for a new one.")
+    if stored.dropped and target_head and not stored.has_head and not asks_head:
+        raise CheckpointError(
+            f"{found.name} has a TimeSformer without a classifier of its own, beside {', '.join(stored.dropped[:4])}, "
+            "which no TimeSformer has; give num_labels for a new classifier."
+        )
 
     info = CheckpointInfo(config=config, source=found, channel_order=channel_order)
     if stored.processor is not None:

@@ -54,8 +54,9 @@ class PretrainedModel:
 
         Args:
             source: a Hub id, a Transformers directory or weights file (safetensors, sharded or not, or .bin), a
-                directory that `convert_hf_to_flax` wrote, an original .pyth file, a ViT to start training from, or a
-                LoRA adapter of PEFT's, which is merged into its base.
+                directory that `convert_hf_to_flax` wrote, an original .pyth file, a checkpoint of mmaction2 or
+                Lightning, a Trainer's output directory, a ViT to start training from, or a LoRA adapter of PEFT's,
+                which is merged into its base.
             dtype: the type of the computation.
             param_dtype: the type of the parameters; None keeps the file's own.
             precision: the precision of matrix products; "highest" for parity on a TPU or a recent GPU.

@@ -44,8 +44,11 @@ class Source:
 
     @property
     def processor_file(self) -> Path | None:
-        """The processor's settings, where the checkpoint has them."""
-        return next((self.directory / name for name in PROCESSOR_FILES if (self.directory / name).is_file()), None)
+        """The processor's settings, where the checkpoint has them, or else the Trainer's directory that it is in."""
+        in_trainer = re.fullmatch(r"checkpoint-\d+", self.directory.name) is not None
+        places = [self.directory, self.directory.parent] if in_trainer else [self.directory]
+        files = (place / name for place in places for name in PROCESSOR_FILES)
+        return next((file for file in files if file.is_file()), None)
 
     def config(self) -> TimesformerConfig:
         """The checkpoint's config.json; for a published model with the sampling it was trained with.
@@ -76,7 +79,12 @@ class AdapterSource(Source):
     @property
     def processor_file(self) -> Path | None:
         """The processor's settings, where the adapter or its base has them."""
-        return super().processor_file or self.base.processor_file
+        return self.own_processor_file or self.base.processor_file
+
+    @property
+    def own_processor_file(self) -> Path | None:
+        """Those of the adapter, with which it was trained."""
+        return super().processor_file
 
 
 def locate(

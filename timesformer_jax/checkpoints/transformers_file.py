@@ -1,4 +1,4 @@
-"""TimeSformers of Transformers in weights files, also below prefixes and without a config.json, as trainings keep them."""
+"""TimeSformers of Transformers in weights files, also below prefixes and without a config.json."""
 
 import logging
 from collections.abc import Callable, Mapping

@@ -55,9 +55,10 @@ class WeightsFile:
     @property
     def facts(self) -> dict[str, str]:
         """The notes that training left beside the tensors, in words."""
-        facts = {}
-        if isinstance(self.notes.get("epoch"), int):
-            facts["training"] = f"saved after epoch {self.notes['epoch']}"
+        facts, meta = {}, self.notes.get("meta")
+        epoch = self.notes.get("epoch", meta.get("epoch") if isinstance(meta, Mapping) else None)
+        if isinstance(epoch, int):
+            facts["training"] = f"saved after epoch {epoch}"
         if self.wrapper is not None:
             facts["state dict"] = f"in {self.wrapper!r}"
         if self.average is not None:
@@ -77,7 +78,7 @@ class WeightsFile:
         if has_both and self.weights is not None:
             return next(prefix for prefix in prefixes if is_average(prefix) == (self.weights == "ema"))
         if len(prefixes) > 1:
-            choice = ', or choose with training_weights="ema" or "last"' if has_both else ""
+            choice = ", or choose with training_weights: ema or last" if has_both else ""
             raise CheckpointError(
                 f"{self.path} holds {len(prefixes)} models, under {', '.join(map(repr, prefixes))}; save one of them "
                 f"by itself{choice}."

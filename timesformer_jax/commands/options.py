@@ -69,8 +69,8 @@ class Loading:
         channel_order: order in the frames that an original checkpoint was trained on, where it does not tell.
         resize: how position embeddings are resized; bicubic for a ViT and nearest for a TimeSformer when not given.
         patch_order: how patches were flattened for a ViT whose patch embedding is a linear layer.
-        training_weights: which weights of a training run: the moving average or the parameters of the last step; the
-            average where there is one when not given.
+        training_weights: which weights of a training run, or of a file with both: the moving average or the parameters
+            of the last step; the run's average where there is one when not given.
         base: the checkpoint that a PEFT adapter is merged into, where it is not the one that the adapter names.
         config: fields of the configuration to change.
         hub: how to reach the Hugging Face Hub.

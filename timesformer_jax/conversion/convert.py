@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from ..checkpoints.adapt import Changes
 from ..checkpoints.formats import open_files, recognise
 from ..checkpoints.hub import HubOptions
 from ..checkpoints.huggingface import find_weights, require_known
@@ -47,7 +48,8 @@ def convert_hf_to_flax(
     The directory holds config.json, preprocessor_config.json and the parameters in Orbax.
 
     Args:
-        source: a Transformers directory or weights file, a Hub id, an original .pyth file, a ViT or a PEFT adapter.
+        source: a Transformers directory or weights file, a Hub id, an original .pyth file, a checkpoint of mmaction2
+            or Lightning, a Trainer's output directory, a ViT or a PEFT adapter.
         destination: the directory to make. It is written as a whole, or not at all.
         param_dtype: the type of the stored parameters; None keeps the file's own.
         overwrite: replace an existing checkpoint at the destination, once the new one is complete.
@@ -151,27 +153,30 @@ def _convert(
         clip = random_clip(checkpoint.config)
         if video is not None:
             clip = processor(read_clip(video, checkpoint.config.num_frames))
-        adapted = bool(str(checkpoint.changes))
+        changes = checkpoint.changes
         del checkpoint
-        return _verify(source, temporary, adapted, clip, options)
+        return _verify(source, temporary, changes, clip, options)
 
 
 def _verify(
-    source: Source, written: Path, adapted: bool, clip: Float[np.ndarray, "1 t h w c"], options: dict[str, Any]
+    source: Source, written: Path, changes: Changes, clip: Float[np.ndarray, "1 t h w c"], options: dict[str, Any]
 ) -> list[Difference]:
     """Compares PyTorch with Flax: one runs the source, the other what was written, read back from the disk."""
     with show_progress("running PyTorch and Flax on the same clip"):
         output = locate(written)
-        if output.layout == "converted directory" and adapted:
-            raise CheckpointError(
-                f"{source.name} can't be compared with PyTorch while it is changed on the way (another size, "
-                "classifier or attention); convert it as it is, or without verification."
-            )
-        # An adapter's base has PyTorch's weights, into which PEFT merges the adapter, or is a converted directory.
-        stored = recognise(source, open_files(source), options, options.get("patch_order"))
-        if output.layout == "converted directory" or (stored.adapter and stored.tensors is not None and not adapted):
-            checkpoint = load_checkpoint(output)
-        else:
+        stored, checkpoint = None, None
+        if output.layout == "converted directory" or isinstance(source, AdapterSource):
+            files = open_files(source, options.get("training_weights"))
+            stored = recognise(source, files, options, options.get("patch_order"))
+            changed = bool(changes.new or changes.resized or set(changes.dropped) - set(stored.dropped))
+            if output.layout == "converted directory" and changed:
+                raise CheckpointError(
+                    f"{source.name} can't be compared with PyTorch while it is changed on the way (another size, "
+                    "classifier or attention); convert it as it is, or without verification."
+                )
+            if output.layout == "converted directory" or (stored.tensors is not None and not changed):
+                checkpoint = load_checkpoint(output)  # PEFT merges an adapter into PyTorch's weights
+        if stored is None or checkpoint is None:
             stored = recognise(output, open_files(output), {})
             checkpoint = load_checkpoint(source, **options)
         if stored.tensors is None:
