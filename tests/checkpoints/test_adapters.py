@@ -18,6 +18,7 @@ import tyro
 from adapters import edit, edit_tensors, load_base, merged_by_peft, save_adapter, state
 from pytorch_checkpoints import ORIGINAL, original_reference, save_original, tiny_vit
 from reference import TINY, clip, tiny_reference
+from runs import make_videos
 from videos import moving_pictures, write_video
 
 from timesformer_jax import TimesformerModel, VideoProcessor
@@ -27,6 +28,7 @@ from timesformer_jax.checkpoints.inspection import inspect_checkpoint
 from timesformer_jax.checkpoints.mapping import flat_names
 from timesformer_jax.checkpoints.open import load_checkpoint, processor_for
 from timesformer_jax.cli import main, run_command
+from timesformer_jax.commands.options import Loading
 from timesformer_jax.conversion.convert import convert_flax_to_hf, convert_hf_to_flax
 from timesformer_jax.errors import CheckpointError, TimesformerError, VerificationError
 from timesformer_jax.training.initial_model import start_from_recipe
@@ -269,6 +271,26 @@ class TestBase:
         save_adapter(tmp_path, load_base(base), seed=2)
         self.assert_on(tmp_path, base)
         assert "and not first, second" in capsys.readouterr().err
+
+    def test_directory_of_a_trainer(self, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Its best checkpoint, or the adapter that was saved into the directory itself."""
+        for step in (8, 16):
+            save_adapter(tmp_path / f"checkpoint-{step}", load_base(base), seed=step)
+            state = {"global_step": step, "best_model_checkpoint": "somewhere/checkpoint-8"}
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps(state))
+        own = VideoProcessor(size=12, crop_size=(12, 12), image_mean=(0.1, 0.2, 0.3))
+        own.save_pretrained(tmp_path)
+        checkpoint = assert_equal_to_peft(tmp_path, load_base(base), tmp_path / "checkpoint-8")
+        assert processor_for(checkpoint) == own
+        assert "its best checkpoint checkpoint-8 is taken" in capsys.readouterr().err
+        save_adapter(tmp_path, load_base(base), seed=2)
+        self.assert_on(tmp_path, base)
+        said = capsys.readouterr().err
+        assert "not one of its 2 checkpoints" in said
+        assert "of its adapters" not in said
+        # A base in such a directory.
+        shutil.copytree(base, tmp_path / "full" / "checkpoint-3")
+        self.assert_on(tmp_path, base, base=tmp_path / "full")
 
     def test_other_formats(self, tmp_path: Path) -> None:
         reference = original_reference()
@@ -559,6 +581,32 @@ class TestCommands:
         start = start_from_recipe(options, [f"class {i}" for i in range(7)], seed=0)
         expected = load_checkpoint(moved, base=base, dtype=np.dtype(np.float32))
         jax.tree.map(np.testing.assert_array_equal, start.params, expected.params)
+
+    @pytest.mark.slow
+    def test_evaluate(self, base: Path, moved: Path, tmp_path: Path) -> None:
+        make_videos(tmp_path, classes=7, validation=1)
+        merged = merged_by_peft(load_base(base), moved).float()
+        merged.save_pretrained(tmp_path / "merged")
+        common = [
+            "--data.validation",
+            str(tmp_path / "validation"),
+            "--config.sampling-rate",
+            "2",
+            "--data.workers",
+            "0",
+        ]
+        outputs = [tmp_path / "of the adapter", tmp_path / "of the merged model"]
+        for output, names in zip(outputs, ([str(moved), "--base", str(base)], [str(tmp_path / "merged")]), strict=True):
+            assert main(["evaluate", *names, *common, "--output", str(output)]) == 0
+        one, other = (sorted(path.name for path in output.iterdir()) for output in outputs)
+        assert one == other
+        tables = [(output / "predictions.csv").read_text().splitlines() for output in outputs]
+        assert tables[0] == tables[1]
+        assert len(tables[0]) == 8
+
+    def test_every_command_has_the_option(self, moved: Path, base: Path) -> None:
+        assert Loading(base=str(base)).options()["base"] == str(base)
+        assert load_checkpoint(moved, **Loading(base=str(base)).options()).source.name == str(moved)
 
     def test_convert(self, base: Path, moved: Path, tmp_path: Path) -> None:
         for name in ("convert_hf_to_flax", "convert_flax_to_hf"):
