@@ -334,6 +334,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a rank in words": ({"r": "four"}, "r must be a whole number above 0, not 'four'"),
     "no number": ({"lora_alpha": [8]}, r"lora_alpha must be a number, not \[8\]"),
     "not a number": ({"lora_alpha": float("nan")}, "lora_alpha must be a number, not nan"),
+    "too large a number": ({"lora_alpha": 10**400}, "lora_alpha must be a number"),
     "a pattern's value": ({"rank_pattern": {"qkv": 2.5}}, "rank_pattern must be whole numbers above 0 by names"),
     "a broken expression": ({"alpha_pattern": {"(qkv": 2}}, r"'\(qkv' is no regular expression"),
     "a broken target": ({"target_modules": "*qkv"}, r"'\*qkv' is no regular expression"),
@@ -426,6 +427,39 @@ def test_refused_files(plain: Path, tmp_path: Path) -> None:
     (adapter / "adapter_config.json").write_text("{")
     with pytest.raises(CheckpointError, match="is not valid JSON"):
         load_checkpoint(adapter)
+
+
+def test_layers_of_an_adapter_in_a_weights_file(base: Path, plain: Path, tmp_path: Path) -> None:
+    """What torch.save(model.state_dict()) makes of PEFT's model: the scale of the adapter is not in it."""
+    adapted = peft.PeftModel.from_pretrained(load_base(base), str(plain))
+    torch.save(adapted.state_dict(), tmp_path / "state.pt")
+    torch.save({"state_dict": adapted.state_dict(), "epoch": 1}, tmp_path / "last.ckpt")
+    for source in (tmp_path / "state.pt", tmp_path / "last.ckpt"):
+        with pytest.raises(CheckpointError, match="holds the layers of a PEFT adapter, which nothing in it says"):
+            load_checkpoint(source)
+        assert inspect_checkpoint(source).problems
+
+
+def test_weights_of_an_adapter_alone(
+    base: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(plain / "adapter_model.safetensors", tmp_path)
+    with pytest.raises(CheckpointError, match=r"adapter_config.json that says how to merge it is not there; copy it"):
+        load_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="holds the layers of a PEFT adapter"):
+        load_checkpoint(tmp_path / "adapter_model.safetensors")
+    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
+    jax.tree.map(np.testing.assert_array_equal, load_checkpoint(tmp_path).params, load_checkpoint(base).params)
+    assert "is not there: it is left alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [3, "x", [1], [{"adapter": "a"}], {"a": "b"}, None])
+def test_records_that_others_wrote(base: Path, plain: Path, tmp_path: Path, value: Any) -> None:
+    directory = shutil.copytree(base, tmp_path / "base")
+    edit(directory / "config.json", merged_adapters=value)
+    assert not inspect_checkpoint(directory).problems
+    (record,) = load_checkpoint(plain, base=directory).config.extra["merged_adapters"]
+    assert record["adapter"] == "plain"
 
 
 def test_refused_bases(base: Path, plain: Path, adapter: Path, tmp_path: Path) -> None:
@@ -584,25 +618,20 @@ class TestCommands:
 
     @pytest.mark.slow
     def test_evaluate(self, base: Path, moved: Path, tmp_path: Path) -> None:
-        make_videos(tmp_path, classes=7, validation=1)
+        make_videos(tmp_path, classes=7, training=0, validation=1)
         merged = merged_by_peft(load_base(base), moved).float()
         merged.save_pretrained(tmp_path / "merged")
-        common = [
-            "--data.validation",
-            str(tmp_path / "validation"),
-            "--config.sampling-rate",
-            "2",
-            "--data.workers",
-            "0",
-        ]
-        outputs = [tmp_path / "of the adapter", tmp_path / "of the merged model"]
-        for output, names in zip(outputs, ([str(moved), "--base", str(base)], [str(tmp_path / "merged")]), strict=True):
-            assert main(["evaluate", *names, *common, "--output", str(output)]) == 0
-        one, other = (sorted(path.name for path in output.iterdir()) for output in outputs)
-        assert one == other
-        tables = [(output / "predictions.csv").read_text().splitlines() for output in outputs]
-        assert tables[0] == tables[1]
-        assert len(tables[0]) == 8
+        common = ["--data.validation", str(tmp_path / "validation"), "--config.sampling-rate", "2"]
+        lines: list[list[Any]] = []
+        for number, model in enumerate(([str(moved), "--base", str(base)], [str(tmp_path / "merged")])):
+            output = tmp_path / f"evaluation {number}"
+            assert main(["evaluate", *model, *common, "--data.workers", "0", "--output", str(output)]) == 0
+            lines.append([json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()])
+        assert len(lines[0]) == len(lines[1]) == 7
+        for one, other in zip(*lines, strict=True):
+            assert one.keys() == other.keys()
+            for key, value in one.items():
+                assert value == pytest.approx(other[key], rel=1e-5) if "score" in key else value == other[key], key
 
     def test_every_command_has_the_option(self, moved: Path, base: Path) -> None:
         assert Loading(base=str(base)).options()["base"] == str(base)

@@ -62,10 +62,16 @@ def merged(base: StoredModel, adapter: Adapter) -> StoredModel:
     )
 
 
+def merged_adapters(config: TimesformerConfig) -> list[Mapping[str, Any]]:
+    """The adapters that the weights of a config contain already: name, base and fingerprint of each."""
+    records = config.extra.get(MERGED, ())
+    records = records if isinstance(records, tuple) else ()
+    return [record for record in records if isinstance(record, Mapping) and {"adapter", "base"} <= record.keys()]
+
+
 def _require_new(config: TimesformerConfig, adapter: Adapter) -> None:
-    for record in config.extra.get(MERGED, ()):
-        if isinstance(record, Mapping) and record.get("sha256") == adapter.sha256:
-            raise CheckpointError(f"{adapter.base_name} has {adapter.name} merged into it already; use it as it is.")
+    if any(record.get("sha256") == adapter.sha256 for record in merged_adapters(config)):
+        raise CheckpointError(f"{adapter.base_name} has {adapter.name} merged into it already; use it as it is.")
 
 
 def _config(base: TimesformerConfig, adapter: Adapter, *, brings_head: bool) -> TimesformerConfig:
@@ -88,7 +94,7 @@ def _config(base: TimesformerConfig, adapter: Adapter, *, brings_head: bool) -> 
             )
         if own.num_labels == config.num_labels:
             config = config.replace(id2label=own.id2label, label2id=own.label2id, problem_type=own.problem_type)
-    records = [*config.extra.get(MERGED, ()), adapter.record]
+    records = [*merged_adapters(config), adapter.record]
     return config.replace(extra={**config.extra, MERGED: records})
 
 
@@ -118,7 +124,9 @@ def _merge(
     for entry in table:
         inner = entry.path[1:] if entry.path[0] == BACKBONE else entry.path
         replaced = entry.path[0] == "classifier" and "classifier.weight" in adapter.tensors
-        old = None if replaced else get_leaf(params, inner if inner[0] == "classifier" else (*root, *inner))
+        place = inner if inner[0] == "classifier" else (*root, *inner)
+        old = None if replaced else get_leaf(params, place)
+        set_leaf(params, place, None)  # its memory is free before the next one is made
         target = dtype or (common if old is None else old.dtype)
         names = [f"{prefix}{name}" for name in entry.names]
         if old is not None and not any(_concerns(adapter, changed, name) for name in names):
@@ -127,9 +135,9 @@ def _merge(
         leaf = empty_array((len(names), *entry.flax_shape), target)
         layers = [None] * len(names) if old is None else old if entry.layers is not None else old[None]
         with np.errstate(over="ignore", invalid="ignore"):  # what a narrower type can't hold is counted and told
-            for place, (name, layer) in enumerate(zip(names, layers, strict=True)):
+            for number, (name, layer) in enumerate(zip(names, layers, strict=True)):
                 weight = None if layer is None else entry.to_torch(layer).astype(np.float64)
-                entry.copy_to_flax(_merged_tensor(adapter, changed, name, weight), leaf[place])
+                entry.copy_to_flax(_merged_tensor(adapter, changed, name, weight), leaf[number])
         set_leaf(merged, entry.path, leaf if entry.layers is not None else leaf[0])
     return merged
 

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import CheckpointError
@@ -104,6 +104,19 @@ def adapter_weights(directory: Path) -> Path:
     if found is None:
         raise CheckpointError(f"{directory} has an {ADAPTER_CONFIG} and none of {', '.join(ADAPTER_WEIGHTS)}.")
     return found
+
+
+def require_no_adapter_layers(path: Path, names: Iterable[str]) -> None:
+    """Checks that a weights file is not the state of a model that PEFT's layers are still in.
+
+    Raises:
+        CheckpointError: it is; nothing in it tells how much they count.
+    """
+    if any(".lora_A." in name or ".base_layer." in name for name in names):
+        raise CheckpointError(
+            f"{path} holds the layers of a PEFT adapter, which nothing in it says how to merge; save the adapter with "
+            "PEFT's save_pretrained, or the merged model (model.merge_and_unload())."
+        )
 
 
 def open_adapter(directory: Path, name: str, base_name: str) -> Adapter:

@@ -8,7 +8,7 @@ from ..errors import CheckpointError
 from ..parameters import BACKBONE
 from ..support.files import read_json
 from .adapter_merging import merged
-from .adapters import AdapterFiles, open_adapter
+from .adapters import AdapterFiles, open_adapter, require_no_adapter_layers
 from .mmaction2 import MMACTION2_BACKBONE, MMACTION2_MARK, open_mmaction2
 from .names import PATCHES
 from .orbax_directory import OrbaxParams, open_converted
@@ -78,6 +78,7 @@ def recognise(
     assert not isinstance(files, AdapterFiles), "an adapter's files come with its own source"
     if isinstance(files, OrbaxParams):
         return files.model(source.config())
+    require_no_adapter_layers(files.path, files.tensors)
     stored, others = _in_weights_file(source, files, known, patch_order)
     return dataclasses.replace(stored, dropped=stored.dropped + others)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError, TimesformerError
-from .adapter_merging import MERGED
+from .adapter_merging import merged_adapters
 from .adapters import find_adapter
 from .formats import open_files, recognise
 from .hub import HubOptions
@@ -116,8 +116,8 @@ def inspect_checkpoint(
     if stored.is_vit:
         facts = {name: fact for name, fact in facts.items() if name not in ("attention", "frames")}
     facts |= {**files.facts, "preprocessing": _preprocessing(source, stored)}
-    for record in stored.config.extra.get(MERGED, ()):
-        facts["merged"] = ", ".join(filter(None, [facts.get("merged"), f"{record['adapter']} into {record['base']}"]))
+    merged = [f"{record['adapter']} into {record['base']}" for record in merged_adapters(stored.config)]
+    facts |= {"merged": ", ".join(merged)} if merged else {}
     return Report(path, stored.format, num_bytes, stored.config, files.shapes, facts, problems)
 
 

@@ -13,7 +13,7 @@ from ..errors import CheckpointError
 from ..presets import published_sampling_rate
 from ..support.progress import say
 from .adapter_config import ADAPTER_CONFIG, AdapterConfig
-from .adapters import adapter_weights, find_adapter
+from .adapters import ADAPTER_WEIGHTS, adapter_weights, find_adapter
 from .hub import PROCESSOR_FILES, HubOptions, download
 from .huggingface import WEIGHTS_FILES, find_weights
 from .orbax_directory import PARAMS, is_converted
@@ -110,6 +110,12 @@ def locate(
             raise CheckpointError(f"{name} is no PEFT adapter, so there is no base to give with it.")
         if path.is_file() and find_adapter(path.parent) is not None:
             say(f"{name}: the adapter beside it is not merged into it; give {path.parent} to have it merged.")
+        lone = next((file for file in ADAPTER_WEIGHTS if (path / file).is_file()), None)
+        if lone is not None:
+            message = f"{path / lone} is an adapter's, and the {ADAPTER_CONFIG} that says how to merge it is not there"
+            if not _holds_model(path):
+                raise CheckpointError(f"{message}; copy it, too.")
+            say(f"{message}: it is left alone.")
         return _locate(path, name)
 
 
