@@ -7,12 +7,14 @@ from typing import Any
 from ..errors import CheckpointError
 from ..parameters import BACKBONE
 from ..support.files import read_json
+from .adapter_merging import merged
+from .adapters import AdapterFiles, open_adapter, require_no_adapter_layers
 from .mmaction2 import MMACTION2_BACKBONE, MMACTION2_MARK, open_mmaction2
 from .names import PATCHES
 from .orbax_directory import OrbaxParams, open_converted
 from .original import MARK, is_original, open_original
 from .prefixes import around, without_wrappers
-from .source import Source
+from .source import AdapterSource, Source
 from .stored_model import StoredModel
 from .training_run import TrainingWeights, open_training_run
 from .transformers_file import open_transformers
@@ -20,7 +22,9 @@ from .vit import PatchOrder, open_timm_vit, open_transformers_vit
 from .weights_file import WeightsFile, open_weights_file
 
 
-def open_files(source: Source, training_weights: TrainingWeights | None = None) -> WeightsFile | OrbaxParams:
+def open_files(
+    source: Source, training_weights: TrainingWeights | None = None
+) -> WeightsFile | OrbaxParams | AdapterFiles:
     """Opens the files of a checkpoint: gives the names and shapes of what they hold, and reads none of it.
 
     Args:
@@ -31,6 +35,13 @@ def open_files(source: Source, training_weights: TrainingWeights | None = None) 
     Raises:
         CheckpointError: the files are damaged, or hold no tensors.
     """
+    if not isinstance(source, AdapterSource):
+        return _open_model(source, training_weights)
+    adapter = open_adapter(source.directory, source.name, source.base.name)
+    return AdapterFiles(adapter, _open_model(source.base, training_weights))
+
+
+def _open_model(source: Source, training_weights: TrainingWeights | None) -> WeightsFile | OrbaxParams:
     match source.layout:
         case "weights file":
             return open_weights_file(source.weights, training_weights)
@@ -41,7 +52,10 @@ def open_files(source: Source, training_weights: TrainingWeights | None = None) 
 
 
 def recognise(
-    source: Source, files: WeightsFile | OrbaxParams, known: Mapping[str, Any], patch_order: PatchOrder | None = None
+    source: Source,
+    files: WeightsFile | OrbaxParams | AdapterFiles,
+    known: Mapping[str, Any],
+    patch_order: PatchOrder | None = None,
 ) -> StoredModel:
     """Tells which model the files of a checkpoint hold, by the names of its tensors.
 
@@ -56,8 +70,15 @@ def recognise(
             message names it.
         ConfigError: no model can have its config.
     """
+    if isinstance(source, AdapterSource) and isinstance(files, AdapterFiles):
+        base = recognise(source.base, files.base, known, patch_order)
+        if source.own_processor_file is not None:
+            base = dataclasses.replace(base, processor=None, unknown_order=None)
+        return merged(base, files.adapter)
+    assert not isinstance(files, AdapterFiles), "an adapter's files come with its own source"
     if isinstance(files, OrbaxParams):
         return files.model(source.config())
+    require_no_adapter_layers(files.path, files.tensors)
     stored, others = _in_weights_file(source, files, known, patch_order)
     return dataclasses.replace(stored, dropped=stored.dropped + others)
 

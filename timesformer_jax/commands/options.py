@@ -81,6 +81,7 @@ class Loading:
         patch_order: how patches were flattened for a ViT whose patch embedding is a linear layer.
         training_weights: which weights of a training run, or of a file with both: the moving average or the parameters
             of the last step; the run's average where there is one when not given.
+        base: the checkpoint that a PEFT adapter is merged into, where it is not the one that the adapter names.
         config: fields of the configuration to change.
         hub: how to reach the Hugging Face Hub.
     """
@@ -90,12 +91,13 @@ class Loading:
     resize: Literal["nearest", "bicubic"] | None = None
     patch_order: Literal["channels_first", "channels_last"] | None = None
     training_weights: Literal["ema", "last"] | None = None
+    base: str | None = None
     config: ConfigChanges = dataclasses.field(default_factory=ConfigChanges)
     hub: Hub = dataclasses.field(default_factory=Hub)
 
     def options(self) -> dict[str, Any]:
         """Gives the arguments of `load_checkpoint`."""
         fields = {name: value for name, value in dataclasses.asdict(self.config).items() if value is not None}
-        names = ("labels", "channel_order", "resize", "patch_order", "training_weights")
+        names = ("labels", "channel_order", "resize", "patch_order", "training_weights", "base")
         own = {name: getattr(self, name) for name in names}
         return {**own, "hub": self.hub.options(), **fields}
