@@ -7,13 +7,13 @@ from timesformer_jax import TimesformerConfig
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """A TPU, by its data sheet (cloud.google.com/tpu/docs).
+    """What JAX calls a device of a TPU, by the data sheets (docs.cloud.google.com/tpu/docs: v5e, v5p, v6e, tpu7x).
 
     Attributes:
         memory: bytes.
         flops: of bfloat16 products, a second.
         memory_bandwidth: bytes a second.
-        link_bandwidth: bytes a second to other chips, all links of a chip together, both directions.
+        link_bandwidth: bytes a second to other devices, all links together, both directions.
     """
 
     memory: float
@@ -23,9 +23,12 @@ class Chip:
 
 
 CHIPS = {
-    "v5e": Chip(16e9, 197e12, 819e9, 200e9),
-    "v5p": Chip(95e9, 459e12, 2765e9, 600e9),
-    "v6e": Chip(32e9, 918e12, 1640e9, 448e9),
+    "v5e": Chip(16e9, 197e12, 819e9, 400e9),
+    "v5p": Chip(95e9, 459e12, 2765e9, 1200e9),
+    "v6e": Chip(32e9, 918e12, 1640e9, 800e9),
+    # Ironwood: a chip (2,307 TFLOP/s, 192 GiB, 7,380 GB/s, 1,200 GB/s of links) is two devices of half as much. The
+    # memory is what the compiler lets a program have.
+    "tpu7x": Chip(94.75 * 2**30, 2307e12 / 2, 7380e9 / 2, 1200e9 / 2),
 }
 
 ASSUMPTIONS = (

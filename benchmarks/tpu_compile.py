@@ -103,6 +103,9 @@ CASES = {
     "v5p-256": Case("v5p:4x8x8", MeshConfig(fsdp=4), clips=2048),
     "v6e-8": Case("v6e:2x4", MeshConfig(fsdp=8), clips=64),
     "v6e-256": Case("v6e:16x16", MeshConfig(fsdp=4), clips=2048),
+    # Ironwood: two devices a chip.
+    "tpu7x-1": Case("tpu7x:1x1x1", MeshConfig(), clips=16),
+    "tpu7x-64": Case("tpu7x:4x4x4", MeshConfig(fsdp=4), clips=1024),
     "infer-v5e-1": Case("v5e:1x1", MeshConfig(), train=False),
     "infer-v5p-4": Case("v5p:2x2x1", MeshConfig(), clips=32, train=False),
     "infer-v6e-8": Case("v6e:2x4", MeshConfig(), clips=64, train=False),

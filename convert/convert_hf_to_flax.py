@@ -17,7 +17,8 @@ class Arguments:
     """Convert a PyTorch checkpoint to a directory for JAX.
 
     Attributes:
-        source: a Transformers directory or weights file, a Hub id, an original .pyth file, or a ViT.
+        source: a Transformers directory or weights file, a Hub id, an original .pyth file, a checkpoint of mmaction2 or
+            Lightning, a Trainer's output directory, or a ViT.
         destination: the directory to make.
         verify: run PyTorch and Flax on the same clip, print the largest differences, and fail if float32 does not
             explain them. Needs torch and transformers.

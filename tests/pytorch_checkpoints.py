@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
+from pytorch import torch, transformers
 from reference import disturb, tiny_reference
 
 ORIGINAL: dict[str, Any] = {

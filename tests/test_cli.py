@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
+from pytorch import torch
 from reference import tiny_reference
 from videos import moving_pictures, write_video
 
@@ -221,3 +221,15 @@ def test_what_foreign_threads_raise_is_not_printed(monkeypatch: pytest.MonkeyPat
     sys.unraisablehook(of_none)  # pyright: ignore[reportArgumentType]
     assert reported == [of_a_destructor, of_none]
     cli.hush_foreign_threads.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["-clip.mp4", "--film.mkv", "-v"])
+def test_a_file_whose_name_begins_with_a_dash(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).touch()
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["classify", name, "--model", "nowhere"])
+    assert stopped.value.code == 2
+    assert f"error: {name} begins with a dash, as options do; write ./{name} for the file." in capsys.readouterr().err

@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 import pytest
-import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from pytorch import transformers
 
 from timesformer_jax import TimesformerConfig
 from timesformer_jax.activations import ACTIVATIONS

@@ -6,6 +6,7 @@ lists of them. A block that can't run says why, above it: `<!-- skip: next "reas
 the package runs on a copy of it that its diffs are applied to.
 """
 
+import json
 import os
 import re
 import shlex
@@ -95,10 +96,29 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_video(directory / "videos" / "twin.mp4", moving_pictures(24, seed=names.index("videos/first")) + np.uint8(1))
     for name in ("train", "val"):
         (directory / "k400" / f"{name}.csv").write_text("".join(f"{i}.mp4 {i}\n" for i in range(4)))
+    save_what_other_trainings_leave(directory)
     demo = directory / "timesformer-demo" / "videos" / "test" / "up-right"
     demo.mkdir(parents=True)
     write_keyframes(demo / "00006.mp4", motion_clip(MotionTask(), seed=0, split="test", number=6)[0])
     return directory
+
+
+def save_what_other_trainings_leave(directory: Path) -> None:
+    """Checkpoints for docs/converting.md: of Lightning, of Transformers' Trainer and of mmaction2."""
+    import torch
+    from mmaction2_checkpoints import save_mmaction2, tiny_recognizer
+    from safetensors.torch import load_file
+
+    (directory / "lightning").mkdir()
+    state = load_file(directory / PUBLISHED / "model.safetensors")
+    state = {f"model._orig_mod.{name}": tensor for name, tensor in state.items()}
+    torch.save({"state_dict": state, "pytorch-lightning_version": "2.5.1"}, directory / "lightning" / "last.ckpt")
+    for step in (100, 200):
+        checkpoint = shutil.copytree(directory / PUBLISHED, directory / "trainer-output" / f"checkpoint-{step}")
+        best = json.dumps({"best_model_checkpoint": "trainer-output/checkpoint-100"})
+        (Path(checkpoint) / "trainer_state.json").write_text(best)
+    model = tiny_recognizer(torch.float32, img_size=(8, 8))
+    save_mmaction2(directory / "timesformer_divST_8xb8-8x32x1-15e_kinetics400-rgb.pth", model)
 
 
 @pytest.fixture

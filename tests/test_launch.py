@@ -98,8 +98,9 @@ def test_slurm_starts_all_again_unless_the_input_is_bad(
     assert train.config.data.train == "my videos/train.csv"
 
 
-def test_gke_asks_for_the_chips_that_the_mesh_has() -> None:
-    service, job = yaml.safe_load_all((LAUNCH / "tpu_gke.yaml").read_text())
+@pytest.mark.parametrize(("file", "devices_per_chip"), [("tpu_gke.yaml", 1), ("tpu7x_gke.yaml", 2)])
+def test_gke_asks_for_the_chips_that_the_mesh_has(file: str, devices_per_chip: int) -> None:
+    service, job = yaml.safe_load_all((LAUNCH / file).read_text())
     template: Any = job["spec"]["template"]["spec"]
     (container,) = template["containers"]
     topology = template["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
@@ -109,5 +110,5 @@ def test_gke_asks_for_the_chips_that_the_mesh_has() -> None:
     program, *arguments = container["command"]
     config = parsed(arguments).config
     assert program == "timesformer"
-    data, fsdp, _, _ = config.mesh.shape(chips)
+    data, fsdp, _, _ = config.mesh.shape(chips * devices_per_chip)
     assert config.batch_size % (data * fsdp) == 0

@@ -61,8 +61,14 @@ Options = TypeVar("Options")
 
 def parse(options: type[Options], prog: str, *config: Any, args: Sequence[str] | None = None) -> Options:
     """Reads a command line as tyro does, which prints the help and ends the process where that is asked for."""
-    with end_quietly_without_reader():
-        return tyro.cli(options, args=args, prog=prog, config=config)
+    try:
+        with end_quietly_without_reader():
+            return tyro.cli(options, args=args, prog=prog, config=config)
+    except SystemExit as error:
+        for word in sys.argv[1:] if args is None else args:
+            if error.code and word.startswith("-") and Path(word).exists():
+                say(f"error: {word} begins with a dash, as options do; write ./{word} for the file.")
+        raise
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from pytorch import torch
 from pytorch_checkpoints import original_reference, save_original
 from reference import ATTENTION_TYPES, TINY, assert_close, clip, run_flax, tiny_reference, to_flax
 

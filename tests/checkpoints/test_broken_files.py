@@ -18,8 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import safetensors.torch
-import torch
+from pytorch import load_file, save_file, torch
 from reference import tiny_reference
 
 from timesformer_jax import TimesformerForVideoClassification
@@ -294,12 +293,12 @@ def test_shards_that_are_missing_or_no_files(copy: Any, kind: str) -> None:
 def test_tensors_that_are_doubled_or_missing(copy: Any) -> None:
     source = copy("sharded")
     first, second = sorted(source.glob("*.safetensors"))[:2]
-    moved = safetensors.torch.load_file(second)
-    doubled = next(iter(safetensors.torch.load_file(first)))
-    safetensors.torch.save_file(moved | {doubled: torch.zeros(3)}, second)
+    moved = load_file(second)
+    doubled = next(iter(load_file(first)))
+    save_file(moved | {doubled: torch.zeros(3)}, second)
     assert_refused(source, f"doubled: {doubled} is in {first.name} and in {second.name}")
     lost = moved.popitem()[0]
-    safetensors.torch.save_file(moved, second)
+    save_file(moved, second)
     assert_refused(source, f"missing: {lost}, which the index promises, is in no shard")
     change_index(source, ghost=first.name)
     assert_refused(source, "missing: ghost, which the index promises, is in no shard")

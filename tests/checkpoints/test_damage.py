@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pytorch import torch
 from reference import tiny_reference
 from safetensors import safe_open
 

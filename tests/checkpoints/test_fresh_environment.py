@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from pytorch import torch
 from reference import tiny_reference
 
 from timesformer_jax import TimesformerConfig

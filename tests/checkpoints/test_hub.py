@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hub_server import LARGE, READ_TOKEN, WRITE_TOKEN, HubServer, hub_server
 from huggingface_hub import constants, file_download
+from safetensors.numpy import save
 
 from timesformer_jax import TimesformerConfig, TimesformerForVideoClassification, TimesformerModel
 from timesformer_jax.checkpoints.mapping import mapping_table, set_leaf
@@ -377,3 +378,60 @@ def test_push_checks_the_parameters_first(hub: HubServer, model: Any) -> None:
     with pytest.raises(CheckpointError, match=r"unknown: classifier/bias"):
         TimesformerModel(CONFIG).push_to_hub("someone/new", {"classifier": {"bias": np.zeros(3)}}, token=WRITE_TOKEN)
     assert hub.requests == []
+
+
+def adapter_files(base: str | None, **settings: Any) -> dict[str, bytes]:
+    """An adapter that adds 1 x 2 x 3 to the whole weight of the first layer's last dense layer."""
+    module = "base_model.model.timesformer.encoder.layer.0.output.dense"
+    tensors = {f"{module}.lora_A.weight": np.full((1, 40), 2.0, np.float32)}
+    tensors[f"{module}.lora_B.weight"] = np.full((24, 1), 3.0, np.float32)
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["layer.0.output.dense"]}
+    config |= {"base_model_name_or_path": base} | settings
+    return {"adapter_config.json": json.dumps(config).encode(), "adapter_model.safetensors": save(tensors)}
+
+
+def assert_merged(params: Any, base: Any) -> None:
+    def kernel(tree: Any) -> Any:
+        return np.array(tree["timesformer"]["encoder"]["layers"]["mlp"]["output"]["kernel"])
+
+    expected = kernel(base)
+    expected[0] += 6
+    np.testing.assert_allclose(kernel(params), expected, rtol=1e-6)
+
+
+def test_an_adapter_brings_its_base(
+    hub: HubServer, files: dict[str, bytes], model: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A repository of an adapter has no config.json; the base is another, at the revision it was trained on."""
+    repository = hub.add("someone/base", files)
+    commit = repository.commit(files, branch="as-it-was")
+    repository.commit({"model.safetensors": b"newer" * LARGE})
+    hub.add(REPO, adapter_files("someone/base", revision="as-it-was"))
+    assert_merged(load()[1], model[1])
+    assert any(commit in path for path in get_requests(hub))
+    hub.requests.clear()
+    hub.faults.status = 503
+    assert_merged(load(local_files_only=True)[1], model[1])
+    assert "someone/base: offline" in caplog.text
+    assert hub.requests == []
+    hub.faults.status = None
+    hub.add("someone/lost", adapter_files("someone/nothing"))
+    with pytest.raises(CheckpointError, match=r"is an adapter for someone/nothing, which is not found .*--base"):
+        load("someone/lost")
+
+
+@pytest.mark.parametrize("base", [REPO, None, ""])
+def test_an_adapter_and_its_base_in_one_repository(
+    hub: HubServer, files: dict[str, bytes], model: Any, base: str | None
+) -> None:
+    hub.add(REPO, files | adapter_files(base))
+    assert_merged(load()[1], model[1])
+
+
+def test_weights_beside_an_adapter_of_another_base_stay_on_the_hub(
+    hub: HubServer, files: dict[str, bytes], model: Any
+) -> None:
+    hub.add("someone/base", files)
+    hub.add(REPO, files | {"model.safetensors": b"merged" * LARGE} | adapter_files("someone/base"))
+    assert_merged(load()[1], model[1])
+    assert not any(f"{REPO}/" in path and path.endswith("/model.safetensors") for path in get_requests(hub))

@@ -12,9 +12,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-import safetensors.torch
-import torch
-import transformers
+from pytorch import load_file, save_file, torch, transformers
 from reference import ATTENTION_TYPES, TINY, tiny_reference
 from safetensors import safe_open
 
@@ -43,7 +41,7 @@ def read_state(directory: Path) -> dict[str, torch.Tensor]:
     """What safetensors itself finds in a directory."""
     state: dict[str, torch.Tensor] = {}
     for file in directory.glob("*.safetensors"):
-        state |= safetensors.torch.load_file(file)
+        state |= load_file(file)
     return state
 
 
@@ -253,7 +251,7 @@ def test_layers_of_mixed_types_keep_their_values(
     source = saved(tmp_path, tiny_reference(dtype=torch.float64))
     state = read_state(source)
     state = {name: tensor.to(second if "layer.1" in name else first) for name, tensor in state.items()}
-    safetensors.torch.save_file(state, source / "model.safetensors")
+    save_file(state, source / "model.safetensors")
     kernel = load_checkpoint(source).params["timesformer"]["encoder"]["layers"]["mlp"]["output"]["kernel"]
     assert kernel.dtype == both
     for layer in range(2):
@@ -276,7 +274,7 @@ def test_everything_wrong_is_listed_in_one_error(tmp_path: Path) -> None:
     source = saved(tmp_path, tiny_reference(dtype=torch.float32), max_shard_size="20KB")
     index = json.loads((source / "model.safetensors.index.json").read_text())
     shards = sorted(set(index["weight_map"].values()))
-    first, last = (safetensors.torch.load_file(source / name) for name in (shards[0], shards[-1]))
+    first, last = (load_file(source / name) for name in (shards[0], shards[-1]))
     doubled = next(iter(first))
     last[doubled] = first[doubled]
     last["timesformer.stranger"] = torch.zeros(2, 3)
@@ -284,12 +282,12 @@ def test_everything_wrong_is_listed_in_one_error(tmp_path: Path) -> None:
     del last[missing]
     wrong_shape = "timesformer.layernorm.weight"
     holder = next(name for name in shards if name == index["weight_map"][wrong_shape])
-    safetensors.torch.save_file(last, source / shards[-1])
-    state = safetensors.torch.load_file(source / holder)
+    save_file(last, source / shards[-1])
+    state = load_file(source / holder)
     state[wrong_shape] = torch.zeros(25)
     wrong_type = next(name for name in state if name not in (wrong_shape, missing, doubled) and "stranger" not in name)
     state[wrong_type] = state[wrong_type].to(torch.int32)
-    safetensors.torch.save_file(state, source / holder)
+    save_file(state, source / holder)
     index["weight_map"]["promised.weight"] = shards[0]
     (source / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(CheckpointError) as caught:

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from pytorch import save_file, torch
 from pytorch_checkpoints import original_cfg, original_reference, original_state, save_original, timm_state, tiny_vit
 from reference import ATTENTION_TYPES, tiny_reference
-from safetensors.torch import save_file
 
 from timesformer_jax import TimesformerConfig
 from timesformer_jax.checkpoints.inspection import Report, inspect_checkpoint

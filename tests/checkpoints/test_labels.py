@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
+from pytorch import torch
 from pytorch_checkpoints import original_reference, save_original
 from reference import tiny_reference
 

@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-import transformers
+from pytorch import torch, transformers
 
 from timesformer_jax.conversion.convert import convert_hf_to_flax
 

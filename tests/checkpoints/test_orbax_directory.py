@@ -1,6 +1,7 @@
 """Converted directories: what goes into Orbax comes out of it, bit for bit and type for type."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from earlier import orbax_versions
 from reference import ATTENTION_TYPES, TINY
 
 from timesformer_jax import TimesformerConfig, TimesformerForVideoClassification
@@ -192,3 +194,20 @@ def test_arrays_start_where_jax_can_adopt_them(tmp_path: Path) -> None:
         assert leaf.ctypes.data % 64 == 0
         if jax.default_backend() == "cpu":
             assert jax.device_put(leaf).unsafe_buffer_pointer() == leaf.ctypes.data
+
+
+@pytest.mark.parametrize("interface", ["old", "v1"])
+def test_what_orbax_0_11_wrote_is_read(interface: str, tmp_path: Path) -> None:
+    shutil.unpack_archive(Path(__file__).parents[1] / "earlier" / "orbax_0.11.30.zip", tmp_path)
+    assert_same(load_checkpoint(tmp_path / interface).params, orbax_versions.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")  # of V1, about arrays of one device
+def test_both_of_orbax_s_interfaces_read_each_other_s_parameters(tmp_path: Path) -> None:
+    """What is saved here can be read by V1, and what V1 writes is read here."""
+    orbax_versions.CONFIG.save_json_file(tmp_path / "config.json")
+    orbax_versions.write_v1(tmp_path / "params")
+    params = load_checkpoint(tmp_path).params
+    assert_same(params, orbax_versions.parameters())
+    save_params(tmp_path / "again", params)
+    assert_same(jax.tree.map(np.asarray, orbax_versions.read_v1(tmp_path / "again" / "params")), params)

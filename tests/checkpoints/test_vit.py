@@ -5,11 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import transformers
+from pytorch import save_file, torch, transformers
 from pytorch_checkpoints import timm_state, tiny_vit
 from reference import assert_close, run_flax
-from safetensors.torch import save_file
 
 from timesformer_jax import TimesformerForVideoClassification, TimesformerModel, VideoProcessor
 from timesformer_jax.checkpoints.mapping import flat_names

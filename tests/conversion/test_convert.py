@@ -13,9 +13,8 @@ import huggingface_hub
 import jax
 import numpy as np
 import pytest
-import torch
-import transformers
 import tyro
+from pytorch import torch, transformers
 from pytorch_checkpoints import original_reference, save_original, tiny_vit
 from reference import ATTENTION_TYPES, disturb, tiny_reference
 from videos import moving_pictures, write_video
@@ -368,6 +367,43 @@ print("Transformers", transformers.__version__)
         found = np.load(tmp_path / f"{attention_type}-out.npy")
         # float32 rounding over two layers.
         np.testing.assert_allclose(found, expected[attention_type], atol=2e-5 * np.abs(found).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
+def test_verify_works_with_transformers_5(attention_type: str, tmp_path: Path) -> None:
+    python = os.environ.get("TRANSFORMERS5_PYTHON")
+    if python is None:
+        pytest.skip("TRANSFORMERS5_PYTHON does not name a Python that has Transformers 5")
+    save_tiny(tmp_path / "hf", attention_type=attention_type)
+    command = [python, str(SCRIPT), str(tmp_path / "hf"), str(tmp_path / "flax"), "--verify"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "logits" in result.stderr + result.stdout
+    assert (tmp_path / "flax" / "params").is_dir()
+
+
+@pytest.mark.slow
+def test_what_docs_differences_says_of_transformers_5(tmp_path: Path) -> None:
+    """Where it changes its ways, the table is to be changed."""
+    python = os.environ.get("TRANSFORMERS5_PYTHON")
+    if python is None:
+        pytest.skip("TRANSFORMERS5_PYTHON does not name a Python that has Transformers 5")
+    tiny_reference(dtype=torch.float16).save_pretrained(tmp_path / "hf")
+    program = """
+import sys, torch, transformers
+def refused(rate):
+    try:
+        transformers.TimesformerConfig(drop_path_rate=rate)
+    except Exception:
+        return True
+assert refused(0.1) and refused(0.0) and not refused(0)
+model = transformers.TimesformerForVideoClassification.from_pretrained(sys.argv[1])
+assert model.dtype == torch.float16, model.dtype
+model.float()(torch.zeros(1, 5, 3, 12, 12), output_hiden_states=True)
+"""
+    result = subprocess.run([python, "-c", program, str(tmp_path / "hf")], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.slow

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import transformers
+from pytorch import torch, transformers
 from reference import ATTENTION_TYPES, run_reference, tiny_reference
 from videos import moving_pictures, write_video
 

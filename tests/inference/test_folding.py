@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
+from pytorch import torch
 from reference import ATTENTION_TYPES, QUICK_COMPILE, assert_close, clip, tiny_reference, to_flax
 from tiny_flax import tiny_flax
 
@@ -80,6 +80,7 @@ def test_uint8_frames_are_normalized_inside():
     assert_close(run(folded, folded_params, frames), run(model, params, pixel_values), 1e-12, "logits")
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
 def test_float32(attention_type):
     model, params = to_flax(tiny_reference(attention_type=attention_type, dtype=torch.float32))
@@ -91,6 +92,7 @@ def test_float32(attention_type):
     assert_close(logits, run(model, params, pixel_values), 2e-5, "logits")  # rounding, through all layers
 
 
+@pytest.mark.gpu
 def test_bfloat16_is_no_worse_than_unfolded():
     """Bytes less a whole number are exact in bfloat16: a mean in the bias alone would lose them a bit or more."""
     model, params = to_flax(tiny_reference(dtype=torch.float32))

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import numpy_timesformer
 import pytest
-import torch
 from numpy_rollout import cls_row, steps
+from pytorch import torch
 from reference import clip, run_reference, tiny_reference, to_flax, torch_names
 from tiny_flax import tiny_flax
 

@@ -57,6 +57,7 @@ def test_memory_grows_with_the_tokens():
     assert temporaries(4096) < 4096**2 * 4 / 4  # a quarter of one head's logits
 
 
+@pytest.mark.gpu
 def test_types_are_kept_and_sums_are_float32():
     query, key, value, _ = arrays(dtype="bfloat16")
     result = jax.jit(lambda *rows: blockwise_attention(*rows, 0.4, None, (4, 4)))(query, key, value)

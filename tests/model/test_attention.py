@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-import torch
+from pytorch import functional, torch
 from reference import assert_close
-from torch.nn import functional
 
 from timesformer_jax.model.attention import grouped_attention, softmax_attention
 from timesformer_jax.model.token_groups import TokenGroups

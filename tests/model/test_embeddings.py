@@ -3,9 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
+from pytorch import functional, torch
 from reference import TINY, assert_close
-from torch.nn import functional
 
 from timesformer_jax import TimesformerConfig
 from timesformer_jax.model.embeddings import check_pixel_values, extract_patches

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
+from pytorch import torch
 from reference import BATCH, TINY, assert_close, clip, tiny_reference, to_torch
 
 from timesformer_jax.model.losses import classification_loss, problem_type_of

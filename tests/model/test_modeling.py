@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from jax.sharding import AxisType
+from pytorch import torch
 from reference import (
     ATTENTION_TYPES,
     BATCH,

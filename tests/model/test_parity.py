@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_timesformer
 import pytest
-import torch
+from pytorch import torch
 from reference import (
     ATTENTION_TYPES,
     FLOAT64_TOLERANCE,
@@ -68,6 +68,7 @@ GRID: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("changes", GRID.values(), ids=GRID.keys())
 def test_equals_transformers(changes):
     reference = tiny_reference(**changes)

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
+from pytorch import torch, transformers
 from reference import ATTENTION_TYPES, BATCH, QUICK_COMPILE, check_outputs, clip, run_reference, tiny_reference, to_flax
-from transformers.models.timesformer import modeling_timesformer
 
 import timesformer_jax.model.layers
 from timesformer_jax.model.layers import TimesformerEmbeddings, stochastic_depth_scale
@@ -80,7 +79,7 @@ def test_stochastic_depth_acts_where_the_reference_has_it(monkeypatch, attention
         return inputs * scale.view(-1, *[1] * (inputs.ndim - 1))
 
     monkeypatch.setattr(timesformer_jax.model.layers, "stochastic_depth_scale", flax_scale)
-    monkeypatch.setattr(modeling_timesformer, "drop_path", torch_drop_path)
+    monkeypatch.setattr(transformers.models.timesformer.modeling_timesformer, "drop_path", torch_drop_path)
     reference = tiny_reference(attention_type=attention_type, drop_path_rate=0.75, num_hidden_layers=3).train()
     pixel_values = clip(reference.config)
     with torch.no_grad():

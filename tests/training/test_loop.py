@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import torch
-import transformers
+from pytorch import torch, transformers
 from runs import recipe, videos
 
 from timesformer_jax import TimesformerForVideoClassification, VideoProcessor

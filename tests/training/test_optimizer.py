@@ -8,10 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
+from pytorch import functional, lr_scheduler, torch
 from reference import QUICK_COMPILE, TINY, run_reference, tiny_reference, to_flax, torch_names
-from torch.nn import functional
-from torch.optim import lr_scheduler
 
 from timesformer_jax import VideoProcessor
 from timesformer_jax.training.optimizer import clip_by_norm, make_optimizer

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
+from pytorch import functional, torch
 from reference import (
     ATTENTION_TYPES,
     BATCH,
@@ -21,7 +21,6 @@ from reference import (
     to_flax,
     torch_names,
 )
-from torch.nn import functional
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -63,6 +62,7 @@ def value_and_grad(model: Any, params: Any, pixel_values: Any, labels: Any) -> A
     return jax.value_and_grad(lambda params: model.apply({"params": params}, pixel_values, labels).loss)(params)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize(("attention_type", "name"), CASES)
 def test_gradients_equal_autograd(attention_type, name):
     settings, labels, loss = LOSSES[name]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from transformers import AutoImageProcessor, VideoMAEImageProcessor
+from pytorch import transformers
 from videos import moving_pictures, write_video
 
 from timesformer_jax.errors import ConfigError, VideoError
@@ -24,7 +24,7 @@ def noise(*shape: int) -> np.ndarray:
 
 def reference(clip: np.ndarray, layout: dict[str, Any]) -> np.ndarray:
     """(1, t, h, w, 3), by Transformers."""
-    processor = VideoMAEImageProcessor(**layout)
+    processor = transformers.VideoMAEImageProcessor(**layout)
     frames = [processor(frame, return_tensors="np", input_data_format="channels_last") for frame in clip]
     return np.concatenate([frame["pixel_values"] for frame in frames], axis=1).transpose(0, 1, 3, 4, 2)
 
@@ -176,15 +176,15 @@ def test_transformers_reads_what_is_saved(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "new" / "directory").iterdir()] == ["preprocessor_config.json"]
     clip = noise(2, 60, 80)
     (tmp_path / "new" / "directory" / "config.json").write_text(json.dumps({"model_type": "timesformer"}))
-    theirs = AutoImageProcessor.from_pretrained(tmp_path / "new" / "directory")
-    assert type(theirs) is VideoMAEImageProcessor
+    theirs = transformers.AutoImageProcessor.from_pretrained(tmp_path / "new" / "directory")
+    assert type(theirs) is transformers.VideoMAEImageProcessor
     expected = theirs(list(clip), return_tensors="np")["pixel_values"].transpose(0, 1, 3, 4, 2)
     np.testing.assert_array_equal(processor(clip), expected)
     assert VideoProcessor.from_pretrained(tmp_path / "new" / "directory") == processor
 
 
 def test_what_transformers_saves_is_read(tmp_path: Path) -> None:
-    theirs = VideoMAEImageProcessor(
+    theirs = transformers.VideoMAEImageProcessor(
         size={"shortest_edge": 30}, crop_size={"height": 28, "width": 20}, image_std=[1, 2, 3]
     )
     theirs.save_pretrained(tmp_path)

@@ -2,10 +2,14 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import CheckpointError, first_line
+from ..support.files import read_json
 from ..video.processor_files import IMAGE_FILE, VIDEO_FILE
+from .adapter_config import ADAPTER_CONFIG
+from .adapters import ADAPTER_WEIGHTS
 from .huggingface import WEIGHTS_FILES
 from .tensors import shard_names
 
@@ -32,7 +36,7 @@ class HubOptions:
 
 
 def download(repo_id: str, options: HubOptions) -> Path:
-    """Brings the config, the processor's settings and the weights of a repository into the cache.
+    """Brings the config, the processor's settings and the weights of a repository, or of an adapter, into the cache.
 
     Without the network, or with `local_files_only`, it uses what an earlier download left there, and logs a warning.
 
@@ -45,28 +49,25 @@ def download(repo_id: str, options: HubOptions) -> Path:
     """
     repository = _Repository(repo_id, options)
     repository.notice_silence()
-    directory = repository.fetch("config.json").parent
+    directory = repository.fetch_config().parent
     # All files from one commit, whatever is pushed meanwhile.
     repository.revision = directory.name
     for name in PROCESSOR_FILES:
         repository.fetch_if_there(name)
-    for name in WEIGHTS_FILES:
-        path = repository.fetch_if_there(name)
-        if path is None:
-            continue
-        if name.endswith(".index.json"):
-            for shard in shard_names(path):
-                repository.fetch(shard)
-        if repository.offline:
-            logger.warning(
-                "%s: offline, so commit %s is used, which was downloaded earlier", repo_id, directory.name[:12]
-            )
-        return directory
-    raise CheckpointError(
-        f"the Hub repository {repo_id} has no weights that can be read"
-        f"{' in the cache (the Hub is not asked or not reached)' if repository.offline else ''}: one of "
-        f"{', '.join(WEIGHTS_FILES)} is needed."
-    )
+    adapter = repository.fetch_if_there(ADAPTER_CONFIG)
+    found = False if adapter is None else repository.fetch_first(ADAPTER_WEIGHTS)
+    base = None if adapter is None else read_json(adapter, CheckpointError).get("base_model_name_or_path")
+    if base in (None, "", repo_id):
+        found = repository.fetch_first(WEIGHTS_FILES) or found
+    if not found:
+        raise CheckpointError(
+            f"the Hub repository {repo_id} has no weights that can be read"
+            f"{' in the cache (the Hub is not asked or not reached)' if repository.offline else ''}: one of "
+            f"{', '.join(WEIGHTS_FILES)} is needed."
+        )
+    if repository.offline:
+        logger.warning("%s: offline, so commit %s is used, which was downloaded earlier", repo_id, directory.name[:12])
+    return directory
 
 
 class _Repository:
@@ -94,6 +95,33 @@ class _Repository:
             return  # an answer, if not a good one: the download says what it means
         except Exception:  # noqa: BLE001  requests', httpx's or httpx2's errors, by the version of huggingface_hub
             self.offline = True
+
+    def fetch_config(self) -> Path:
+        """The path of the config.json in the cache, or of an adapter_config.json where it is alone.
+
+        Raises:
+            CheckpointError: it can't be downloaded.
+        """
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        try:
+            return self.fetch("config.json")
+        except CheckpointError as error:
+            if not isinstance(error.__cause__, EntryNotFoundError):
+                raise
+            self.offline = self.offline or isinstance(error.__cause__, LocalEntryNotFoundError)
+            adapter = self.fetch_if_there(ADAPTER_CONFIG)
+            if adapter is None:
+                raise
+            return adapter
+
+    def fetch_first(self, names: Sequence[str]) -> bool:
+        """Whether one of several weights files is there; it is brought into the cache, with its shards."""
+        path = next((path for path in map(self.fetch_if_there, names) if path is not None), None)
+        if path is not None and path.name.endswith(".index.json"):
+            for shard in shard_names(path):
+                self.fetch(shard)
+        return path is not None
 
     def fetch_if_there(self, name: str) -> Path | None:
         """The path of a file in the cache; None if the repository, or without network the cache, lacks the file."""

@@ -11,6 +11,8 @@ from typing import Any
 
 from ..config import TimesformerConfig
 from ..errors import CheckpointError, TimesformerError
+from .adapter_merging import merged_adapters
+from .adapters import find_adapter
 from .formats import open_files, recognise
 from .hub import HubOptions
 from .orbax_directory import PARAMS
@@ -68,12 +70,19 @@ class Report:
         return "\n".join(lines)
 
 
-def inspect_checkpoint(source: str | PathLike[str] | Source, *, hub: HubOptions | None = None, **known: Any) -> Report:
+def inspect_checkpoint(
+    source: str | PathLike[str] | Source,
+    *,
+    hub: HubOptions | None = None,
+    base: str | PathLike[str] | None = None,
+    **known: Any,
+) -> Report:
     """Says what a checkpoint is, without loading its weights.
 
     Args:
         source: whatever `load_checkpoint` takes, and any other file or directory.
         hub: how to reach the Hub, whose files are downloaded first.
+        base: the checkpoint that an adapter is merged into, as for `load_checkpoint`.
         **known: config fields that the file does not tell, as for `load_checkpoint`.
 
     Raises:
@@ -82,11 +91,12 @@ def inspect_checkpoint(source: str | PathLike[str] | Source, *, hub: HubOptions 
     if not isinstance(source, Source):
         path = Path(source).expanduser()
         try:
-            source = locate(source, hub)
+            source = locate(source, hub, base)
         except CheckpointError as error:
             if not path.exists():
                 raise
-            return Report(path, "directory without a checkpoint", 0, problems=(str(error),))
+            kind = "directory without a checkpoint" if find_adapter(path) is None else "PEFT adapter"
+            return Report(path, kind, 0, problems=(str(error),))
     path, num_bytes = source.weights, _size(source.weights)
     try:
         files = open_files(source)
@@ -106,6 +116,8 @@ def inspect_checkpoint(source: str | PathLike[str] | Source, *, hub: HubOptions 
     if stored.is_vit:
         facts = {name: fact for name, fact in facts.items() if name not in ("attention", "frames")}
     facts |= {**files.facts, "preprocessing": _preprocessing(source, stored)}
+    merged = [f"{record['adapter']} into {record['base']}" for record in merged_adapters(stored.config)]
+    facts |= {"merged": ", ".join(merged)} if merged else {}
     return Report(path, stored.format, num_bytes, stored.config, files.shapes, facts, problems)
 
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +78,27 @@ def with_head_names(tensors: Tensors) -> Tensors:
     return {name if name.startswith("classifier.") else f"{BACKBONE}.{name}": t for name, t in tensors.items()}
 
 
-def config_from_shapes(path: Path, tensors: Tensors, known: Mapping[str, Any], **fields: Any) -> TimesformerConfig:
+def attention_type(tensors: Tensors) -> str:
+    """The attention of a published TimeSformer, by its tensors under Transformers' names without a prefix."""
+    if any(".temporal_" in name for name in tensors):
+        return "divided_space_time"
+    return "joint_space_time" if "embeddings.time_embeddings" in tensors else "space_only"
+
+
+def config_from_shapes(
+    path: Path,
+    tensors: Tensors,
+    known: Mapping[str, Any],
+    own_name: Callable[[str], str] = to_original,
+    **fields: Any,
+) -> TimesformerConfig:
     """Tells the architecture from the shapes of tensors that have Transformers' names without a prefix.
 
     Args:
         path: the file, for messages.
         tensors: those of a TimeSformer whose patch embedding is a convolution.
         known: what the user gives: `num_attention_heads`, and `image_size` or `num_frames` where no shape tells.
+        own_name: gives the name that a tensor has in the file, for messages.
         **fields: further fields of the config.
 
     Raises:
@@ -95,7 +109,7 @@ def config_from_shapes(path: Path, tensors: Tensors, known: Mapping[str, Any], *
     def shape(name: str, ndim: int) -> tuple[int, ...]:
         if name not in tensors or len(tensors[name].shape) != ndim or 0 in tensors[name].shape:
             found = f"of shape {tensors[name].shape}" if name in tensors else "missing"
-            raise CheckpointError(f"{path}: {to_original(name)} is {found}; without it the model can't be told.")
+            raise CheckpointError(f"{path}: {own_name(name)} is {found}; without it the model can't be told.")
         return tensors[name].shape
 
     width, channels, *patch = shape(PATCHES, 4)

@@ -17,7 +17,7 @@ from .formats import open_files, recognise
 from .hub import HubOptions
 from .labels import read_labels
 from .mapping import Params
-from .source import Source, locate
+from .source import AdapterSource, Source, locate
 from .stored_model import ChannelOrder
 from .tensors import warn_of_not_finite
 from .training_run import TrainingWeights
@@ -95,13 +95,15 @@ def open_checkpoint(
     resize: Resize | None = None,
     patch_order: PatchOrder | None = None,
     training_weights: TrainingWeights | None = None,
+    base: str | PathLike[str] | None = None,
     **overrides: Any,
 ) -> OpenCheckpoint:
     """Finds out what a checkpoint of any format is, and reads its config but not its weights.
 
     Args:
         source: a Transformers directory or weights file, a converted directory, a Hub id, an original .pyth file, a
-            ViT to start from (Transformers' or timm's), a training run, or a checkpoint in one.
+            checkpoint of mmaction2 or Lightning, a Trainer's output directory, a ViT to start from (Transformers' or
+            timm's), a training run, or a checkpoint in one; or a LoRA adapter of PEFT's, which is merged into its base.
         head: whether parameters of the classifier (True) or of the bare model are wanted; None takes what is there, and
             a classifier where `num_labels` asks for one.
         dtype: the type of the arrays; None keeps the file's own.
@@ -112,7 +114,8 @@ def open_checkpoint(
             the model itself resizes them to its input.
         patch_order: how patches were flattened for a ViT whose patch embedding is a linear layer.
         training_weights: the moving average ("ema") of a training run's parameters or those of its last step ("last");
-            None takes the average where there is one.
+            None takes the average where there is one. Likewise for a weights file with both (see weights_file.py).
+        base: the checkpoint that an adapter is merged into; None takes the one that the adapter names.
         **overrides: fields of the config to change, or to tell where a file without a config does not. The weights are
             adapted, and the names of what is new, resized or dropped are logged as a warning.
 
@@ -128,7 +131,7 @@ def open_checkpoint(
     ):
         if value is not None and value not in known:
             raise ConfigError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
-    found = source if isinstance(source, Source) else locate(source, hub)
+    found = source if isinstance(source, Source) else locate(source, hub, base)
     names = None if labels is None else read_labels(labels)
     files = open_files(found, training_weights)
     stored = recognise(found, files, _with_classes(overrides, names), patch_order)
@@ -145,17 +148,27 @@ def open_checkpoint(
     target_head = stored.has_head or asks_head if head is None else head
     if stored.is_vit and target_head and not stored.has_head and not asks_head:
         raise CheckpointError(f"{found.name} is a ViT without a classifier; give num_labels for a new one.")
+    if stored.adapter is not None and target_head and not stored.has_head and not asks_head:
+        raise CheckpointError(f"{found.name} is an adapter without a classifier; give num_labels for a new one.")
+    if stored.dropped and target_head and not stored.has_head and not asks_head:
+        raise CheckpointError(
+            f"{found.name} has a TimeSformer without a classifier of its own, beside {', '.join(stored.dropped[:4])}, "
+            "which no TimeSformer has; give num_labels for a new classifier."
+        )
 
     info = CheckpointInfo(config=config, source=found, channel_order=channel_order)
     if stored.processor is not None:
         mean, std = stored.processor.image_mean, stored.processor.image_std
-        processor = published_processor(config, image_mean=mean, image_std=std, channel_order=channel_order or "rgb")
+        order = channel_order or stored.processor.channel_order
+        processor = published_processor(config, image_mean=mean, image_std=std, channel_order=order)
         info = dataclasses.replace(info, processor=processor)
     if stored.unknown_order is not None and channel_order is None:
         message = f"{found.name}: the channel order of its frames is not known ({stored.unknown_order}); give "
         info = dataclasses.replace(info, unknown_order=f'{message}channel_order="rgb" or "bgr".')
 
     def read() -> Checkpoint:
+        if isinstance(found, AdapterSource):
+            say(f"{found.name}: an adapter, merged into {found.base.name}.")
         params = stored.read(dtype)
         warn_of_not_finite(found.name, params)
         params, changes = adapt(
@@ -198,7 +211,8 @@ def processor_for(checkpoint: CheckpointInfo) -> VideoProcessor:
         raise CheckpointError(checkpoint.unknown_order)
     order = checkpoint.channel_order
     if checkpoint.processor is None and checkpoint.source.processor_file is not None:
-        processor = VideoProcessor.from_pretrained(checkpoint.source.directory)  # which says so if it is not RGB
+        # It says so if it is not RGB.
+        processor = VideoProcessor.from_pretrained(checkpoint.source.processor_file.parent)
         return processor if order is None else dataclasses.replace(processor, channel_order=order)
     processor = checkpoint.processor or published_processor(checkpoint.config, channel_order=order or "rgb")
     if processor.channel_order != "rgb":

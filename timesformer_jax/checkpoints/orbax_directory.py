@@ -27,6 +27,10 @@ from .tensors import Shapes, empty_array
 PARAMS = "params"
 
 
+V1_ITEMS = ("state", "pytree")
+"""The folders in which Orbax's V1 interface keeps a tree: of 0.12, and of 0.11."""
+
+
 def is_converted(directory: Path) -> bool:
     """Whether a directory holds parameters that `save_params` wrote."""
     return (directory / PARAMS).is_dir()
@@ -139,7 +143,8 @@ def open_converted(directory: Path) -> OrbaxParams:
         CheckpointError: the files are damaged.
     """
     path = (directory / PARAMS).absolute()
-    return OrbaxParams(path, path, stored_shapes(path, path), "TimeSformer in a converted directory (Orbax)")
+    files = next((path / item for item in V1_ITEMS if (path / item / "_METADATA").is_file()), path)
+    return OrbaxParams(path, files, stored_shapes(files, path), "TimeSformer in a converted directory (Orbax)")
 
 
 def stored_shapes(files: Path, path: Path) -> Shapes:

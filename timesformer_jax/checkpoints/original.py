@@ -8,9 +8,8 @@ from ..config import TimesformerConfig
 from ..errors import CheckpointError, first_line
 from ..video.processing import VideoProcessor
 from .huggingface import torch_model
-from .names import config_from_shapes, renamed, to_original, with_head_names
+from .names import attention_type, config_from_shapes, renamed, to_original, with_head_names
 from .stored_model import StoredModel
-from .tensors import Tensors
 from .weights_file import WeightsFile
 
 MARK = "patch_embed.proj.weight"
@@ -41,13 +40,13 @@ def open_original(file: WeightsFile, prefix: str, known: Mapping[str, Any]) -> S
         CheckpointError: tensors are missing, unknown or wrongly shaped, the settings can't be read or contradict the
             tensors, or an argument is needed that was not given; the message names it.
     """
-    tensors = renamed(file.path, file.without_prefix(prefix))
+    own_name, tensors = file.naming(prefix), renamed(file.path, file.without_prefix(prefix))
     settings = _Settings(file.path, file.notes.get("cfg"))
     config = config_from_shapes(
         file.path,
         tensors,
         known,
-        attention_type=_attention_type(tensors),
+        attention_type=attention_type(tensors),
         num_frames=settings.get("DATA.NUM_FRAMES", int),
         sampling_rate=_sampling_rate(settings),
     )
@@ -58,7 +57,7 @@ def open_original(file: WeightsFile, prefix: str, known: Mapping[str, Any]) -> S
         tensors,
         config,
         "TimeSformer in the format of the original repository",
-        lambda name: prefix + to_original(name),
+        lambda name: own_name(to_original(name)),
         processor=_processor(config, settings),
         unknown_order=_unknown_order(_dataset(settings)),
     )
@@ -94,12 +93,6 @@ class _Settings:
         if value is not None and (not isinstance(value, types) or isinstance(value, bool)):
             raise CheckpointError(f"{self.path}: its cfg says {name}: {value!r}, which can't be.")
         return value
-
-
-def _attention_type(tensors: Tensors) -> str:
-    if any(".temporal_" in name for name in tensors):
-        return "divided_space_time"
-    return "joint_space_time" if "embeddings.time_embeddings" in tensors else "space_only"
 
 
 def _sampling_rate(settings: _Settings) -> float | str | None:

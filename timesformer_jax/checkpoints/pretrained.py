@@ -54,7 +54,9 @@ class PretrainedModel:
 
         Args:
             source: a Hub id, a Transformers directory or weights file (safetensors, sharded or not, or .bin), a
-                directory that `convert_hf_to_flax` wrote, an original .pyth file, or a ViT to start training from.
+                directory that `convert_hf_to_flax` wrote, an original .pyth file, a checkpoint of mmaction2 or
+                Lightning, a Trainer's output directory, a ViT to start training from, or a LoRA adapter of PEFT's,
+                which is merged into its base.
             dtype: the type of the computation.
             param_dtype: the type of the parameters; None keeps the file's own.
             precision: the precision of matrix products; "highest" for parity on a TPU or a recent GPU.
@@ -66,7 +68,8 @@ class PretrainedModel:
             local_files_only: never ask the Hub, use what was downloaded before.
             **overrides: config fields to change, such as `num_labels`, `num_frames`, `image_size`, `attention_type`.
                 Embeddings are resized, a classifier of another size is made anew; the names of both are logged as a
-                warning. Further arguments of `load_checkpoint`: `labels`, `channel_order`, `resize`, `patch_order`.
+                warning. Further arguments of `load_checkpoint`: `labels`, `channel_order`, `resize`, `patch_order`,
+                `base`.
 
         Returns:
             The module, and a tree of arrays for `model.apply({"params": params}, ...)`.

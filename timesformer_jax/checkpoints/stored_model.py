@@ -15,7 +15,8 @@ from .tensors import Shapes, Tensors
 
 ChannelOrder = Literal["rgb", "bgr"]
 
-_FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64")
+FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64")
+"""The types that weights can have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,7 @@ class StoredModel:
         processor: the preprocessing, but for its size, that the weights file tells; None where it tells none.
         unknown_order: why the channel order of the frames is not known; None where it is.
         is_vit: whether the checkpoint is an image model, from which training starts.
+        adapter: the directory of the PEFT adapter that `read` merges into the model; `tensors` are those without it.
     """
 
     format: str
@@ -45,6 +47,7 @@ class StoredModel:
     processor: VideoProcessor | None = None
     unknown_order: str | None = None
     is_vit: bool = False
+    adapter: Path | None = None
 
 
 def require_exact(
@@ -64,9 +67,9 @@ def require_exact(
     shapes = {name: shape for name, (shape, _) in stored.items()}
     problems = list(problems)
     problems += [
-        f"wrong type: {name} is {dtype}, weights are {', '.join(_FLOAT_DTYPES)}"
+        f"wrong type: {name} is {dtype}, weights are {', '.join(FLOAT_DTYPES)}"
         for name, (_, dtype) in stored.items()
-        if dtype not in ("", *_FLOAT_DTYPES)
+        if dtype not in ("", *FLOAT_DTYPES)
     ]
     problems += [f"missing: {name} {expected[name]}" for name in sorted(expected.keys() - shapes.keys())]
     problems += [f"unknown: {name} {shapes[name]}" for name in sorted(shapes.keys() - expected.keys())]

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from ..errors import CheckpointError, first_line
 from ..support.files import is_lfs_pointer, read_json
 from .mapping import flat_names
-from .signatures import kind_of_file, may_be_pickle
+from .signatures import class_in_pickle, how_to_strip, kind_of_file, may_be_pickle
 
 logger = logging.getLogger("timesformer_jax")
 
@@ -276,7 +276,9 @@ def _naming(path: Path) -> Generator[None]:
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error.strerror or error}.") from None
     except Exception as error:  # noqa: BLE001  torch.load raises nearly anything on a damaged or hostile file
-        kind = kind_of_file(path)
+        kind, objects = kind_of_file(path), class_in_pickle(error)
+        if objects is not None:
+            raise CheckpointError(f"{path} can't be loaded as tensors alone: {how_to_strip(path, objects)}") from None
         raise CheckpointError(f"{path} can't be loaded as tensors alone ({kind}: {first_line(error)}).") from None
 
 

@@ -56,10 +56,10 @@ def open_timm_vit(
     config = config_from_shapes(
         file.path, tensors, known, attention_type="space_only", num_frames=known.get("num_frames", 8)
     )
-    named = with_head_names(tensors)
+    named, in_file = with_head_names(tensors), file.naming(prefix)
 
     def own_name(name: str) -> str:
-        return prefix + to_original(name)
+        return in_file(to_original(name))
 
     # The published ViTs in this layout were made by several hands with several normalisations and don't say which: the
     # original trains with its own.
@@ -89,10 +89,10 @@ def open_transformers_vit(
     tensors = _fused(file.path, tensors)
     tensors[PATCHES] = _convolution(file.path, tensors, known, patch_order)
     config = TimesformerConfig.from_dict(_config_values(read_json(config_file, CheckpointError)), str(config_file))
-    named = with_head_names(tensors)
+    named, in_file = with_head_names(tensors), file.naming(prefix)
 
     def own_name(name: str) -> str:
-        return name if name.startswith("classifier.") else prefix + name.removeprefix(f"{BACKBONE}.")
+        return file.root + name if name.startswith("classifier.") else in_file(name.removeprefix(f"{BACKBONE}."))
 
     return _start(file.path, config, named, own_name, dropped, known, _processor(file.path.parent / IMAGE_FILE))
 

@@ -14,7 +14,7 @@ from ..inference.batching import Weights
 from ..sharding import MeshConfig, make_mesh
 from ..support.dtypes import DTypeName, enable_x64
 from ..support.progress import counter, say
-from .options import Flag, Loading
+from .options import Flag, Loading, stream_of
 
 if TYPE_CHECKING:
     from ..inference.classifier import VideoClassifier
@@ -40,6 +40,8 @@ class Classify:
         batch_size: clips on the devices together; 1 on a CPU and 8 elsewhere for each device when not given.
         json: print one line of JSON for each video instead of a table.
         mesh: how the devices share the work.
+        video_stream: number of the video stream, from 0, of files that hold several; the one that a file marks, or the
+            best by FFmpeg's rule, when not given.
         loading: how the checkpoint is loaded.
     """
 
@@ -55,6 +57,7 @@ class Classify:
     batch_size: int | None = None
     json: Flag = False
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    video_stream: int | None = None
     loading: Annotated[Loading, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Loading)
 
     def run(self) -> int:
@@ -98,7 +101,8 @@ class Classify:
         failures = 0
         with contextlib.ExitStack() as stack:
             count = stack.enter_context(counter(len(self.videos), "classifying")) if len(self.videos) > 1 else None
-            for answer in classify.answers(self.videos, top_k=self.top_k, clips=self.clips):
+            videos = [stream_of(video, self.video_stream) for video in self.videos]
+            for answer in classify.answers(videos, top_k=self.top_k, clips=self.clips):
                 if count is not None:
                     count(1)
                 if answer.error is not None:
@@ -118,7 +122,7 @@ class Classify:
             try:
                 with contextlib.ExitStack() as stack:
                     answer = classify.windows(
-                        video,
+                        stream_of(video, self.video_stream),
                         overlap=self.overlap or 0.0,
                         seconds=self.seconds,
                         top_k=self.top_k,

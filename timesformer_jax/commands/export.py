@@ -19,6 +19,8 @@ class Export:
         checkpoint: a converted or Transformers directory, a weights file, or a Hub id.
         destination: the directory to make.
         platforms: those that it shall run on.
+        batch_size: clips in a batch; any number when not given. Older versions of JAX can read the program of a fixed
+            batch, where they can't read one of any size.
         dtype: type of the computation.
         weights: type of the stored weights; int8 takes a quarter of float32's memory.
         overwrite: replace an earlier export.
@@ -28,6 +30,7 @@ class Export:
     checkpoint: tyro.conf.Positional[str]
     destination: tyro.conf.Positional[Path]
     platforms: tuple[Literal["cpu", "cuda", "rocm", "tpu"], ...] = ("cpu", "cuda", "tpu")
+    batch_size: int | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     weights: Weights = "float"
     overwrite: Flag = False
@@ -43,7 +46,13 @@ class Export:
                 self.checkpoint, dtype=self.dtype, weights=self.weights, **self.loading.options()
             )
         with show_progress(f"exporting for {', '.join(self.platforms)}"):
-            size = export_classifier(classify, self.destination, platforms=self.platforms, overwrite=self.overwrite)
+            size = export_classifier(
+                classify,
+                self.destination,
+                platforms=self.platforms,
+                batch_size=self.batch_size,
+                overwrite=self.overwrite,
+            )
         say(f"the function takes {size / 1e6:.1f} MB beside the weights; try it on a numpy file of uint8 clips with")
         print(f"python {self.destination / SCRIPT} clips.npy")
         return 0

@@ -10,11 +10,12 @@ import tyro
 from ..errors import TimesformerError, VideoError
 from ..support.dtypes import DTypeName, enable_x64
 from ..support.progress import counter, say, show_progress
-from .options import Flag, Loading
+from .options import Flag, Loading, stream_of
 
 if TYPE_CHECKING:
     from ..interpret.features import FeatureReport
     from ..interpret.video_encoder import VideoEncoder
+    from ..video.packets import FileStream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Features:
         size: height and width of the frames in pixels, instead of the checkpoint's; may be a rectangle.
         dtype: of the computation.
         overwrite: replace an existing file.
+        video_stream: number of the video stream, from 0, of files that hold several.
         loading: how the checkpoint is loaded.
     """
 
@@ -49,6 +51,7 @@ class Features:
     size: tuple[int, int] | None = None
     dtype: DTypeName = "float32"
     overwrite: Flag = False
+    video_stream: int | None = None
     loading: Annotated[Loading, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Loading)
 
     def run(self) -> int:
@@ -56,7 +59,7 @@ class Features:
         from ..interpret.feature_files import require_writable
 
         require_writable(self.out, overwrite=self.overwrite)
-        videos = [*self.videos, *self._listed()]
+        videos = [stream_of(video, self.video_stream) for video in (*self.videos, *self._listed())]
         if not videos:
             raise VideoError("no video is given; name at least one file or directory of pictures.")
         enable_x64(self.dtype)
@@ -81,7 +84,7 @@ class Features:
         print(report.file)
         return 1 if report.failures else 0
 
-    def _extract(self, encoder: "VideoEncoder", videos: Sequence[Path]) -> "FeatureReport":
+    def _extract(self, encoder: "VideoEncoder", videos: "Sequence[Path | FileStream]") -> "FeatureReport":
         from ..interpret.features import extract_features
 
         with counter(len(videos), "embedding videos") as done:

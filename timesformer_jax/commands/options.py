@@ -2,14 +2,24 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from ..config import AttentionOrder, AttentionType, PositionEmbeddingType
 
+if TYPE_CHECKING:
+    from ..video.packets import FileStream
+
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """A switch that is off unless named."""
+
+
+def stream_of(video: Path, number: int | None) -> "Path | FileStream":
+    """Gives a video file's stream of that number; pictures in a directory have none, and stay what they are."""
+    from ..video.packets import FileStream
+
+    return video if number is None or video.is_dir() else FileStream(video, number)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +79,9 @@ class Loading:
         channel_order: order in the frames that an original checkpoint was trained on, where it does not tell.
         resize: how position embeddings are resized; bicubic for a ViT and nearest for a TimeSformer when not given.
         patch_order: how patches were flattened for a ViT whose patch embedding is a linear layer.
-        training_weights: which weights of a training run: the moving average or the parameters of the last step; the
-            average where there is one when not given.
+        training_weights: which weights of a training run, or of a file with both: the moving average or the parameters
+            of the last step; the run's average where there is one when not given.
+        base: the checkpoint that a PEFT adapter is merged into, where it is not the one that the adapter names.
         config: fields of the configuration to change.
         hub: how to reach the Hugging Face Hub.
     """
@@ -80,12 +91,13 @@ class Loading:
     resize: Literal["nearest", "bicubic"] | None = None
     patch_order: Literal["channels_first", "channels_last"] | None = None
     training_weights: Literal["ema", "last"] | None = None
+    base: str | None = None
     config: ConfigChanges = dataclasses.field(default_factory=ConfigChanges)
     hub: Hub = dataclasses.field(default_factory=Hub)
 
     def options(self) -> dict[str, Any]:
         """Gives the arguments of `load_checkpoint`."""
         fields = {name: value for name, value in dataclasses.asdict(self.config).items() if value is not None}
-        names = ("labels", "channel_order", "resize", "patch_order", "training_weights")
+        names = ("labels", "channel_order", "resize", "patch_order", "training_weights", "base")
         own = {name: getattr(self, name) for name in names}
         return {**own, "hub": self.hub.options(), **fields}

@@ -22,6 +22,7 @@ class Summary:
         views: clips of a video that are looked at; the paper takes three.
         json: print JSON instead of a table.
         config: fields of the configuration to change.
+        base: the checkpoint that a PEFT adapter is merged into, where it is not the one that the adapter names.
         hub: how to reach the Hugging Face Hub.
     """
 
@@ -31,6 +32,7 @@ class Summary:
     views: int = 3
     json: Flag = False
     config: ConfigChanges = dataclasses.field(default_factory=ConfigChanges)
+    base: str | None = None
     hub: Hub = dataclasses.field(default_factory=Hub)
 
     def run(self) -> int:
@@ -66,7 +68,7 @@ class Summary:
         if not Path(self.model).exists() and "/" not in self.model:
             presets = ", ".join(PRESETS)
             raise TimesformerError(f"{self.model} is no file, no directory and none of the presets {presets}.")
-        report = inspect_checkpoint(self.model, hub=self.hub.options())
+        report = inspect_checkpoint(self.model, hub=self.hub.options(), base=self.base)
         if report.config is None:
             raise TimesformerError(f"{self.model} does not tell its architecture: {' '.join(report.problems)}")
         return report.config, any("classifier" in name.replace("/", ".").split(".") for name in report.tensors)

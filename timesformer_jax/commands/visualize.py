@@ -11,7 +11,7 @@ from ..errors import TimesformerError
 from ..interpret.choices import METHODS, Method
 from ..support.dtypes import DTypeName, enable_x64
 from ..support.progress import say, show_progress
-from .options import Loading
+from .options import Loading, stream_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Visualize:
         size: height and width of the frames in pixels, instead of the checkpoint's; may be a rectangle.
         animation: what the frames in motion are written as.
         dtype: of the computation.
+        video_stream: number of the video stream, from 0, of a file that holds several.
         loading: how the checkpoint is loaded.
     """
 
@@ -46,6 +47,7 @@ class Visualize:
     size: tuple[int, int] | None = None
     animation: Literal["gif", "mp4", "none"] = "gif"
     dtype: DTypeName = "float32"
+    video_stream: int | None = None
     loading: Annotated[Loading, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Loading)
 
     def run(self) -> int:
@@ -58,7 +60,7 @@ class Visualize:
                 self.model, dtype=self.dtype, size=self.size, **self.loading.options()
             )
         methods = self._methods(encoder)
-        frames = encoder.read(self.video)
+        frames = encoder.read(stream_of(self.video, self.video_stream))
         self._require_choices(encoder.model.config, frames.shape[1:3])
         target = _class_index(encoder.model.config, self.target) if "relevance" in methods else None
         with show_progress("looking"):

@@ -10,13 +10,14 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from ..checkpoints.adapt import Changes
 from ..checkpoints.formats import open_files, recognise
 from ..checkpoints.hub import HubOptions
 from ..checkpoints.huggingface import find_weights, require_known
 from ..checkpoints.mapping import Params
 from ..checkpoints.open import Checkpoint, load_checkpoint, open_checkpoint, processor_for
 from ..checkpoints.orbax_directory import is_converted
-from ..checkpoints.source import Source, locate
+from ..checkpoints.source import AdapterSource, Source, locate
 from ..errors import CheckpointError
 from ..model.modeling import TimesformerForVideoClassification, TimesformerModel
 from ..parameters import BACKBONE
@@ -39,6 +40,7 @@ def convert_hf_to_flax(
     check: bool = False,
     video: Video | None = None,
     hub: HubOptions | None = None,
+    base: str | PathLike[str] | None = None,
     **options: Any,
 ) -> list[Difference]:
     """Converts a PyTorch checkpoint to a directory that JAX jobs read without torch.
@@ -46,13 +48,15 @@ def convert_hf_to_flax(
     The directory holds config.json, preprocessor_config.json and the parameters in Orbax.
 
     Args:
-        source: a Transformers directory or weights file, a Hub id, an original .pyth file or a ViT.
+        source: a Transformers directory or weights file, a Hub id, an original .pyth file, a checkpoint of mmaction2
+            or Lightning, a Trainer's output directory, a ViT or a PEFT adapter.
         destination: the directory to make. It is written as a whole, or not at all.
         param_dtype: the type of the stored parameters; None keeps the file's own.
         overwrite: replace an existing checkpoint at the destination, once the new one is complete.
         check: run PyTorch and Flax on the same clip, print how they differ, and fail if float32 does not explain it.
         video: the clip to compare on; random pixel values when None.
         hub: how to reach the Hub.
+        base: the checkpoint that a PEFT adapter is merged into; None takes the one that the adapter names.
         **options: other arguments of `load_checkpoint`: `labels`, `channel_order`, config fields, ...
 
     Returns:
@@ -62,7 +66,7 @@ def convert_hf_to_flax(
         CheckpointError: the source can't be read, the destination exists, or an argument is missing.
         VerificationError: the two models differ by more than float32 explains.
     """
-    found = locate(source, hub)
+    found = locate(source, hub, base)
     if found.layout == "converted directory":
         raise CheckpointError(f"{found.name} is a converted directory already.")
 
@@ -82,6 +86,7 @@ def convert_flax_to_hf(
     check: bool = False,
     video: Video | None = None,
     hub: HubOptions | None = None,
+    base: str | PathLike[str] | None = None,
     **options: Any,
 ) -> list[Difference]:
     """Converts a checkpoint to a directory that Transformers 4.56 and 5.x load.
@@ -96,6 +101,7 @@ def convert_flax_to_hf(
         check: as for `convert_hf_to_flax`; PyTorch runs what was written.
         video: the clip to compare on; random pixel values when None.
         hub: how to reach the Hub.
+        base: the checkpoint that a PEFT adapter is merged into; None takes the one that the adapter names.
         **options: other arguments of `load_checkpoint`.
 
     Returns:
@@ -110,7 +116,7 @@ def convert_flax_to_hf(
     def save(model: Model, directory: Path, params: Params, processor: VideoProcessor) -> None:
         model.save_pretrained(directory, params, processor=processor, max_shard_size=max_shard_size)
 
-    found = locate(source, hub)
+    found = locate(source, hub, base)
     return _convert(found, Path(destination), save, overwrite, check, video, options, to_transformers=True)
 
 
@@ -127,7 +133,7 @@ def _convert(
 ) -> list[Difference]:
     _require_free(destination, overwrite)
     if check:
-        require_reference()
+        require_reference(*(["peft"] if isinstance(source, AdapterSource) else []))
     opened = open_checkpoint(source, **options)
     if check or to_transformers:
         require_known(opened.config)
@@ -147,33 +153,37 @@ def _convert(
         clip = random_clip(checkpoint.config)
         if video is not None:
             clip = processor(read_clip(video, checkpoint.config.num_frames))
-        adapted = bool(str(checkpoint.changes))
+        changes = checkpoint.changes
         del checkpoint
-        return _verify(source, temporary, adapted, clip, options)
+        return _verify(source, temporary, changes, clip, options)
 
 
 def _verify(
-    source: Source, written: Path, adapted: bool, clip: Float[np.ndarray, "1 t h w c"], options: dict[str, Any]
+    source: Source, written: Path, changes: Changes, clip: Float[np.ndarray, "1 t h w c"], options: dict[str, Any]
 ) -> list[Difference]:
     """Compares PyTorch with Flax: one runs the source, the other what was written, read back from the disk."""
     with show_progress("running PyTorch and Flax on the same clip"):
         output = locate(written)
-        if output.layout == "converted directory":
-            if adapted:
+        stored, checkpoint = None, None
+        if output.layout == "converted directory" or isinstance(source, AdapterSource):
+            files = open_files(source, options.get("training_weights"))
+            stored = recognise(source, files, options, options.get("patch_order"))
+            changed = bool(changes.new or changes.resized or set(changes.dropped) - set(stored.dropped))
+            if output.layout == "converted directory" and changed:
                 raise CheckpointError(
                     f"{source.name} can't be compared with PyTorch while it is changed on the way (another size, "
                     "classifier or attention); convert it as it is, or without verification."
                 )
-            stored = recognise(source, open_files(source), options, options.get("patch_order"))
-            checkpoint = load_checkpoint(output)
-        else:
+            if output.layout == "converted directory" or (stored.tensors is not None and not changed):
+                checkpoint = load_checkpoint(output)  # PEFT merges an adapter into PyTorch's weights
+        if stored is None or checkpoint is None:
             stored = recognise(output, open_files(output), {})
             checkpoint = load_checkpoint(source, **options)
         if stored.tensors is None:
             raise CheckpointError(
                 f"{source.name} holds no PyTorch weights to compare with; convert it without --verify."
             )
-        differences = verify(stored.tensors, _model(checkpoint), checkpoint.params, clip)
+        differences = verify(stored.tensors, _model(checkpoint), checkpoint.params, clip, stored.adapter)
     print_differences(differences)
     require_explained(differences)
     return differences

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -60,28 +61,30 @@ def verify(
     model: TimesformerForVideoClassification | TimesformerModel,
     params: Params,
     pixel_values: Float[np.ndarray, "1 t height width c"],
+    adapter: Path | None = None,
 ) -> list[Difference]:
     """Runs a PyTorch checkpoint with Transformers and a Flax model on one clip, both in float32.
 
     The PyTorch model gets its tensors by their own names, so that the mapping table has no part in it, and rounded to
-    the type in which `params` are stored.
+    the type in which `params` are stored. PEFT itself merges an adapter into it.
 
     Args:
         tensors: a state dict with the names of Transformers.
         model: the same model in Flax.
         params: its parameters.
         pixel_values: one clip.
+        adapter: the directory of a PEFT adapter that is merged in `params` and not in `tensors`.
 
     Returns:
         The largest differences of the logits (or the last hidden state), of every hidden state and every attention.
 
     Raises:
-        CheckpointError: torch or transformers is not installed, or Transformers can't load the checkpoint, or has no
-            such model.
+        CheckpointError: torch, transformers or (for an adapter) peft is not installed, or Transformers can't load the
+            checkpoint, or has no such model.
     """
     require_known(model.config)
     stored_dtype = jax.tree.leaves(params)[0].dtype
-    reference = _reference_model(tensors, model.config, pixel_values.shape, stored_dtype)
+    reference = _reference_model(tensors, model.config, pixel_values.shape, stored_dtype, adapter)
     expected = _run_reference(reference, model.config, pixel_values)
     forward = jax.jit(model.apply, static_argnames=("output_hidden_states", "output_attentions"))
     with jax.default_matmul_precision("highest"):
@@ -125,26 +128,31 @@ def _difference(name: str, actual: Any, expected: np.ndarray) -> Difference:
     return Difference(name, float(difference.max()), float(np.abs(expected).max()))
 
 
-def require_reference() -> None:
-    """Checks that PyTorch and Transformers can be imported.
+def require_reference(*further: str) -> None:
+    """Checks that PyTorch, Transformers and further packages can be imported.
 
     Raises:
         CheckpointError: one of them can't.
     """
+    packages = ("torch", "transformers", *further)
     try:
-        importlib.import_module("torch")
-        importlib.import_module("transformers")
+        for package in packages:
+            importlib.import_module(package)
     except ImportError as error:
+        needed = "PyTorch and Transformers" if not further else f"PyTorch, Transformers and {', '.join(further)}"
         raise CheckpointError(
-            f"verification needs PyTorch and Transformers, and {error.name} is not installed: "
-            "pip install torch transformers."
+            f"verification needs {needed}, and {error.name} is not installed: pip install {' '.join(packages)}."
         ) from None
 
 
 def _reference_model(
-    tensors: Mapping[str, LazyTensor], config: TimesformerConfig, clip_shape: tuple[int, ...], dtype: np.dtype
+    tensors: Mapping[str, LazyTensor],
+    config: TimesformerConfig,
+    clip_shape: tuple[int, ...],
+    dtype: np.dtype,
+    adapter: Path | None,
 ) -> Any:
-    require_reference()
+    require_reference(*([] if adapter is None else ["peft"]))
     import torch
     import transformers
 
@@ -153,13 +161,29 @@ def _reference_model(
     values["id2label"] = {int(i): name for i, name in values["id2label"].items()}
     torch_config = transformers.TimesformerConfig(**values)
     model = kind(torch_config)
-    model.load_state_dict(
-        {name: torch.from_numpy(t.read().astype(dtype).astype(np.float32)) for name, t in tensors.items()}
-    )
+    if adapter is None:
+        model.load_state_dict(
+            {name: torch.from_numpy(t.read().astype(dtype).astype(np.float32)) for name, t in tensors.items()}
+        )
+    else:
+        model = _with_adapter(model.double(), tensors, adapter)
+        rounded = {name: t.numpy().astype(dtype).astype(np.float64) for name, t in model.state_dict().items()}
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in rounded.items()})
     # The reference regroups tokens by its config, of which it takes the width alone; the clip's own make it right.
     _, torch_config.num_frames, _, torch_config.image_size, _ = clip_shape
     torch_config.patch_size = config.patch_shape[1]
     return model.float().eval()
+
+
+def _with_adapter(model: Any, tensors: Mapping[str, LazyTensor], adapter: Path) -> Any:
+    """A model in float64 with the tensors of the base, into which PEFT merges an adapter."""
+    import peft
+    import torch
+
+    base = {name: torch.from_numpy(tensor.read().astype(np.float64)) for name, tensor in tensors.items()}
+    # The classifier alone may be the adapter's.
+    model.load_state_dict({**{name: t for name, t in model.state_dict().items() if name not in base}, **base})
+    return peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
 
 
 def _run_reference(model: Any, config: TimesformerConfig, pixel_values: np.ndarray) -> list[np.ndarray]:

@@ -11,6 +11,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from ..model.modeling import TimesformerModel
 from ..support.compilation import compiler_options
 from ..support.files import write_atomically
 from ..support.prefetch import batched, prefetch_map
+from ..video.packets import FileStream
 from .feature_files import FeatureTable, require_writable, write_features
 from .layer_attentions import Model, backbone, grid_of
 from .relevance import final_norm
@@ -92,7 +94,7 @@ class FeatureReport:
 
 def extract_features(
     encoder: VideoEncoder,
-    videos: Sequence[str | Path],
+    videos: Sequence[str | PathLike[str]],
     file: str | Path,
     *,
     kinds: Sequence[EmbeddingKind] = ("cls", "frames"),
@@ -106,7 +108,7 @@ def extract_features(
 
     Args:
         encoder: the model with its preprocessing.
-        videos: files, or directories of pictures.
+        videos: files (or a `FileStream` of one), or directories of pictures.
         file: ends in .safetensors, .npz or .parquet, which tells the format.
         kinds: which embeddings. Those of patches are large: 4.8 MB for a video of a base model.
         batch_size: videos that are computed together.
@@ -131,14 +133,15 @@ def extract_features(
     settings = _settings(encoder, kinds, storage)
     partial = _open_partial(file, settings, overwrite)
 
-    paths = {str(video): partial / f"{_key(Path(video))}.safetensors" for video in videos}
+    files = {str(video): video for video in videos}
+    paths = {name: partial / f"{_key(video)}.safetensors" for name, video in files.items()}
     finished = {name for name, path in paths.items() if _is_whole(path)}
     done(len(finished))
     failures: dict[str, str] = {}
 
     def read(name: str) -> Frames | VideoError:
         try:
-            return encoder.read(name)
+            return encoder.read(files[name])
         except VideoError as error:
             return error
 
@@ -243,8 +246,11 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _key(video: Path) -> str:
+def _key(video: str | PathLike[str]) -> str:
     """A name for a video's embeddings, which changes when the video does."""
-    state = video.stat() if video.exists() else None
-    version = (str(video.absolute()), state and state.st_size, state and state.st_mtime_ns)
+    path = Path(video)
+    state = path.stat() if path.exists() else None
+    version = (str(path.absolute()), state and state.st_size, state and state.st_mtime_ns)
+    if isinstance(video, FileStream):
+        version = (*version, video.number)
     return hashlib.sha256(repr(version).encode()).hexdigest()[:32]

@@ -68,7 +68,7 @@ def start_from_recipe(options: ModelOptions, classes: Sequence[str], seed: int) 
     overrides = options.overrides() | {"id2label": dict(enumerate(classes))}
     dtype = np.dtype(jnp.dtype(param_dtype(options)))
     if options.checkpoint is not None:
-        checkpoint = load_checkpoint(options.checkpoint, head=True, dtype=dtype, **overrides)
+        checkpoint = load_checkpoint(options.checkpoint, head=True, dtype=dtype, base=options.base, **overrides)
         return Start(make_model(checkpoint.config, options), processor_for(checkpoint), checkpoint.params)
     config = TimesformerConfig.preset(options.architecture, **overrides)
     model = make_model(config, options)

@@ -22,6 +22,7 @@ class ModelOptions:
     Attributes:
         checkpoint: what to start from: a TimeSformer or an image ViT of any format, or a Hub id; random weights when
             not given.
+        base: the checkpoint that a PEFT adapter is merged into, where it is not the one that the adapter names.
         architecture: a published model's (such as base-k400) for a start from random weights.
         attention_type: scheme of attention; when not given that of the checkpoint or architecture, as for those below.
         attention_order: of the steps of divided attention.
@@ -48,6 +49,7 @@ class ModelOptions:
     """
 
     checkpoint: str | None = None
+    base: str | None = None
     architecture: str = "base-k400"
     attention_type: AttentionType | None = None
     attention_order: AttentionOrder | None = None

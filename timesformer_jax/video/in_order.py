@@ -87,8 +87,10 @@ def find_decoded(
         raise VideoError(f"No frame of {path} could be decoded; the file is damaged or not what its name says.")
     if len(stamps) < packets.count:
         require_one_codec(path, packets.codec, output.silent)
-    # Timed packets hold one frame each. Others may hold two or none, so that fewer frames are no sign of damage.
-    lost = max(packets.count - len(stamps), 0) if output.failures or packets.timed else 0
+    # Timed packets hold one frame each, but where an edit hides some, decoders may keep one of the others back. Packets
+    # without times may hold two or none. There, fewer frames are no sign of damage.
+    one_each = packets.timed and bool(packets.shown.all())
+    lost = max(packets.count - len(stamps), 0) if output.failures or one_each else 0
     if lost and packets.timed and None not in stamps:
         return nearest_earlier(np.array(stamps), packets.pts[packets.order])[indices], lost
     return (indices if len(stamps) == packets.count else rule(len(stamps), packets.fps)), lost
