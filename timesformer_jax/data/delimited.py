@@ -1,0 +1,283 @@
+"""Takes the lines of a list apart: what stands between columns, whether the first line names them."""
+
+import csv
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from ..errors import DataError
+from ..support.distributed import announce
+from . import storage
+from .columns import is_heading
+from .lists import VIDEO_SUFFIXES
+from .rows import ListRows
+
+_SEPARATORS = {",": "a comma", "\t": "a tab", ";": "a semicolon", " ": "a space"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """The lines of a list, cut at one kind of separator.
+
+    Attributes:
+        separator: what they are cut at.
+        rows: the columns of each.
+        places: the numbers of the lines.
+        broken: where there are quotes that can't be made sense of, the number of the line.
+    """
+
+    separator: str
+    rows: list[list[str]]
+    places: list[int]
+    broken: int | None = None
+
+
+def read_lines(source: str, text: str, exists: Callable[[str], bool]) -> ListRows:
+    """Reads a list that is a text: columns with a comma, a tab, a semicolon or spaces between.
+
+    The first line may name the columns. Without names a line has a path and a label; in mmaction2's lists of folders of
+    pictures a path, the number of frames (before it that of the first) and a label. What has separators in it stands
+    in quotes, double or single; a path with separators needs none before a class number.
+
+    Args:
+        source: what messages call the list.
+        text: the contents of the list.
+        exists: says whether there is a video of a path in the list; asked for few, where the text leaves a doubt.
+
+    Raises:
+        DataError: the lines can't be taken apart; the message names the first that does not fit.
+    """
+    if "\0" in text:
+        raise DataError(f"{source} is no text (it has a zero byte), so it is no list of videos.")
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    numbered = _without_comments(source, [(n, line.strip(" ")) for n, line in enumerate(lines, 1) if line.strip()])
+    if not numbered:
+        return ListRows(source, ("path", "label"), [], [])
+    splits = [_split(numbered, separator) for separator in _SEPARATORS if separator in text]
+    splits = [split for split in splits if any(len(row) > 1 for row in split.rows)]
+    headed = [split for split in splits if is_heading(split.rows[0]) and not any(map(is_video, split.rows[0]))]
+    if headed:
+        return _headed(source, max(headed, key=lambda split: (_is_even(split), len(split.rows[0]))), exists)
+    return _pairs(source, splits, exists) or _frames(source, splits) or _refuse(source, numbered, splits)
+
+
+def is_video(path: str) -> bool:
+    """Whether a path ends as those of video files do."""
+    return storage.suffix(path) in VIDEO_SUFFIXES
+
+
+def _without_comments(source: str, lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Leaves out the lines above the first row that begin with #, but those that name columns or a video."""
+    comments = 0
+    for _, line in lines:
+        words = line.replace(",", " ").replace(";", " ").split()
+        if not line.startswith("#") or is_heading(words) or any(map(is_video, words)):
+            break
+        comments += 1
+    if comments:
+        announce(f"{source}: {comments} lines at the top begin with # and are left out.")
+    return lines[comments:]
+
+
+def _split(lines: list[tuple[int, str]], separator: str) -> _Split:
+    rows: list[list[str]] = []
+    places: list[int] = []
+    rest = iter(lines)
+    for number, line in rest:
+        quoted = '"' in line or line[0] == "'"
+        try:
+            row = _quoted(line, rest, separator) if quoted else line.split(separator)
+        except csv.Error:
+            return _Split(separator, rows, places, number)
+        row = [cell.strip() for cell in row]
+        if separator == " " and "" in row:
+            row = [cell for cell in row if cell]
+        if any(row):
+            rows.append(row)
+            places.append(number)
+    return _Split(separator, rows, places)
+
+
+def _quoted(line: str, rest: Iterator[tuple[int, str]], separator: str) -> list[str]:
+    """Cuts a line with quotes, which may go on in the next."""
+    if line[0] == "'":
+        try:
+            return next(csv.reader([line], delimiter=separator, quotechar="'", skipinitialspace=True, strict=True))
+        except csv.Error:  # an apostrophe
+            if '"' not in line:
+                return line.split(separator)
+    following = (further + "\n" for _, further in rest)
+    lines = itertools.chain([line + "\n"], following)
+    return next(csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True))
+
+
+def _is_even(split: _Split) -> bool:
+    return split.broken is None and all(len(row) == len(split.rows[0]) for row in split.rows)
+
+
+def _headed(source: str, split: _Split, exists: Callable[[str], bool]) -> ListRows:
+    """Makes the table of rows below names."""
+    _require_whole(source, split)
+    columns, *rows = split.rows
+    exists = _asked_once(exists)
+    for i, row in enumerate(rows):
+        if len(row) == len(columns):
+            continue
+        place = split.places[i + 1]
+        while len(row) > len(columns) and not row[-1]:
+            row.pop()
+        if len(columns) == 2 and len(row) > 2 and (joined := _joined(row, split.separator, exists)):
+            rows[i] = joined
+        elif len(row) != len(columns):
+            several = " (what has the separator in it stands in quotes)" if len(row) > len(columns) else ""
+            raise DataError(
+                f"{source}, line {place} has {len(row)} columns, but line {split.places[0]} names {len(columns)}: "
+                f"{', '.join(columns)}{several}."
+            )
+    return ListRows(source, tuple(columns), rows, split.places[1:])
+
+
+def _require_whole(source: str, split: _Split) -> None:
+    if split.broken is not None:
+        raise DataError(
+            f"{source}, line {split.broken} has a quote that is not closed, or closed before the column ends (inside "
+            "of quotes a quote is written twice)."
+        )
+
+
+def _joined(row: Sequence[str], separator: str, exists: Callable[[str], bool]) -> list[str] | None:
+    """Takes what stands before a class number for a path with separators in it; None if it may be something else."""
+    *parts, label = row
+    path = separator.join(parts)
+    if not label.isdecimal() or not path:
+        return None
+    if is_video(path):
+        certain = not any(map(is_video, parts[:-1]))
+    else:
+        certain = not any(is_video(part) or _is_number(part) or not part for part in parts[1:]) and not is_video(
+            parts[0]
+        )
+    return [path, label] if certain or exists(path) else None
+
+
+def _asked_once(exists: Callable[[str], bool]) -> Callable[[str], bool]:
+    """Gives the answer for the first path for all: paths of one list have one form."""
+    answers: list[bool] = []
+
+    def ask(path: str) -> bool:
+        if not answers:
+            answers.append(exists(path))
+        return answers[0]
+
+    return ask
+
+
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").replace(".", "", 1).isdecimal()
+
+
+def _pairs(source: str, splits: Sequence[_Split], exists: Callable[[str], bool]) -> ListRows | None:
+    """Reads lines with a path and a label; None if they are something else."""
+    fitting = [pairs for split in splits if (pairs := _as_pairs(split, exists)) is not None]
+    if not fitting:
+        return None
+    rows, places, _ = fitting[0] if len(fitting) == 1 else max(fitting, key=lambda pairs: _plausibility(pairs, exists))
+    (path, label), others = rows[0], rows[1:]
+    unlike = not is_video(path) and not _is_number(label) and all(row[1] != label for row in others)
+    if others and unlike and not exists(path):
+        announce(f"{source}: line {places[0]} ({path!r}, {label!r}) is taken for the names of the columns.")
+        return ListRows(source, (path, label), others, places[1:])
+    return ListRows(source, ("path", "label"), rows, places)
+
+
+_Pairs = tuple[list[list[str]], list[int], bool]
+"""Paths and labels, the numbers of their lines, and whether a path needed joining."""
+
+
+def _as_pairs(split: _Split, exists: Callable[[str], bool]) -> _Pairs | None:
+    if split.broken is not None:
+        return None
+    rows = split.rows
+    lengths = {len(row) for row in rows}
+    if split.separator == "\t" and lengths != {2}:
+        rows = [[cell for cell in row if cell] for row in rows]
+    if lengths != {2}:
+        joined: list[list[str]] = []
+        exists = _asked_once(exists)
+        for row in rows:
+            pair = row if len(row) == 2 else _joined(row, split.separator, exists) if len(row) > 2 else None
+            if pair is None:
+                return None
+            joined.append(pair)
+        rows = joined
+    if not all(path and label for path, label in rows):
+        return None
+    return rows, split.places, rows is not split.rows
+
+
+def _plausibility(pairs: _Pairs, exists: Callable[[str], bool]) -> tuple[int, bool, bool, bool]:
+    """Ranks ways to cut a list, where more than one separator fits because paths contain the other.
+
+    The best has most paths that end as videos do; then one that needed nothing joined; then one whose first path
+    exists; then one with class numbers.
+    """
+    rows, _, joined = pairs
+    videos = sum(is_video(path) for path, _ in rows)
+    return videos, not joined, exists(rows[0][0]), all(row[1].isdecimal() for row in rows[1:])
+
+
+def _frames(source: str, splits: Sequence[_Split]) -> ListRows | None:
+    """Reads mmaction2's lists of folders of pictures; None if the lines are something else."""
+    for split in splits:
+        width = len(split.rows[0])
+        if not (width in (3, 4) and _is_even(split)):
+            continue
+        if all(all(map(str.isdecimal, row[1:])) and row[0] and not is_video(row[0]) for row in split.rows):
+            what = "a path, a number of frames" if width == 3 else "a path, an offset, a number of frames"
+            announce(f"{source}: each line is read as {what} and a label (mmaction2).")
+            rows = [[row[0], "0", *row[1:]] if width == 3 else row for row in split.rows]
+            return ListRows(source, ("path", "offset", "frames", "label"), rows, split.places)
+    return None
+
+
+def _refuse(source: str, lines: list[tuple[int, str]], splits: Sequence[_Split]) -> NoReturn:
+    """Says which line is no path and label, and why.
+
+    As many lines as possible fit one separator: the first that does not is the one to look at.
+    """
+    if not splits:
+        number, line = lines[0]
+        raise DataError(
+            f"{source}, line {number} is no path and label: {line[:80]!r} has one column; between a path and a label "
+            f"stands {', '.join(_SEPARATORS.values())}."
+        )
+    for split in splits:
+        if split.broken is not None and all(other.broken is not None for other in splits):
+            _require_whole(source, split)
+    split = max(splits, key=lambda split: (split.broken is None, sum(len(row) == 2 and all(row) for row in split.rows)))
+    rows = split.rows
+    width = len(rows[0])
+    if width > 2 and len(rows) > 1 and _is_even(split) and not all(_is_number(cell) for cell in rows[1][1:]):
+        raise DataError(
+            f"{source} has {width} columns that line {split.places[0]} does not name in known words "
+            f"({', '.join(rows[0])[:80]}); name them path, label, start, end or split there."
+        )
+    usual = width if width in (3, 4) and all(map(str.isdecimal, rows[0][1:])) and not is_video(rows[0][0]) else 2
+    misfits = [i for i, row in enumerate(rows) if len(row) != usual or not all(row)]
+    place, row = next((split.places[i], rows[i]) for i in [*misfits, 0])
+    line = dict(lines)[place][:80]
+    path, *others = row
+    if len(row) == 1:
+        why = f"it has one column, and others are parted by {_SEPARATORS[split.separator]}"
+    elif not path:
+        why = "there is no path"
+    elif not row[-1]:
+        why = "there is no label"
+    elif all(map(_is_number, others)):
+        why = "several labels of a video are not read, and numbers of frames stand behind folders of pictures alone"
+    elif split.separator == " ":
+        why = "what has spaces needs quotes; several labels of a video are not read"
+    else:
+        why = f"it has {len(row)} columns, which no first line names"
+    raise DataError(f"{source}, line {place} is no path and label: {line!r} ({why}).")
