@@ -13,10 +13,14 @@ from ..errors import CheckpointError
 from ..support.distributed import announce
 from ..support.files import without_repeated_keys
 
-_NAME_COLUMNS = ("name", "classname", "labelname", "displayname", "actionname", "categoryname", "category", "action")
-_NAME_COLUMNS += ("activity", "label", "class")
-_NUMBER_COLUMNS = ("id", "index", "idx", "number", "classid", "classindex", "classidx", "labelid", "labelindex")
-_NUMBER_COLUMNS += ("categoryid", "actionid", "target", "label", "class", "")
+_NAME_COLUMNS = (
+    *("name", "classname", "labelname", "displayname", "actionname", "categoryname", "category", "action"),
+    *("activity", "label", "class"),
+)
+_NUMBER_COLUMNS = (
+    *("id", "index", "idx", "number", "classid", "classindex", "classidx", "labelid", "labelindex"),
+    *("categoryid", "actionid", "target", "label", "class", ""),
+)
 """Words in the heading of a table of classes, the more telling first; pandas leaves its index without a name."""
 
 _LONE_HEADINGS = {"name", "names", "label", "labels", "class", "classes", "classname", "classnames", "labelname"}

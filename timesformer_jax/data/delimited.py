@@ -8,7 +8,6 @@ from typing import NoReturn
 
 from ..errors import DataError
 from ..support.distributed import announce
-from . import storage
 from .columns import is_heading
 from .lists import VIDEO_SUFFIXES
 from .rows import ListRows
@@ -64,7 +63,7 @@ def read_lines(source: str, text: str, exists: Callable[[str], bool]) -> ListRow
 
 def is_video(path: str) -> bool:
     """Whether a path ends as those of video files do."""
-    return storage.suffix(path) in VIDEO_SUFFIXES
+    return path[path.rfind(".") :].lower() in VIDEO_SUFFIXES
 
 
 def _without_comments(source: str, lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
@@ -179,10 +178,12 @@ def _is_number(text: str) -> bool:
 
 def _pairs(source: str, splits: Sequence[_Split], exists: Callable[[str], bool]) -> ListRows | None:
     """Reads lines with a path and a label; None if they are something else."""
-    fitting = [pairs for split in splits if (pairs := _as_pairs(split, exists)) is not None]
-    if not fitting:
+    whole = [pairs for split in splits if (pairs := _as_pairs(split, None)) is not None]
+    if not any(all(is_video(path) for path, _ in rows) for rows, *_ in whole):
+        whole = [pairs for split in splits if (pairs := _as_pairs(split, exists)) is not None]
+    if not whole:
         return None
-    rows, places, _ = fitting[0] if len(fitting) == 1 else max(fitting, key=lambda pairs: _plausibility(pairs, exists))
+    rows, places, _ = whole[0] if len(whole) == 1 else max(whole, key=lambda pairs: _plausibility(pairs, exists))
     (path, label), others = rows[0], rows[1:]
     unlike = not is_video(path) and not _is_number(label) and all(row[1] != label for row in others)
     if others and unlike and not exists(path):
@@ -195,14 +196,17 @@ _Pairs = tuple[list[list[str]], list[int], bool]
 """Paths and labels, the numbers of their lines, and whether a path needed joining."""
 
 
-def _as_pairs(split: _Split, exists: Callable[[str], bool]) -> _Pairs | None:
+def _as_pairs(split: _Split, exists: Callable[[str], bool] | None) -> _Pairs | None:
+    """Takes all rows for a path and a label, joining paths if `exists` is given; None where they are not."""
     if split.broken is not None:
         return None
     rows = split.rows
     lengths = {len(row) for row in rows}
     if split.separator == "\t" and lengths != {2}:
         rows = [[cell for cell in row if cell] for row in rows]
-    if lengths != {2}:
+    if any(len(row) != 2 for row in rows):
+        if exists is None:
+            return None
         joined: list[list[str]] = []
         exists = _asked_once(exists)
         for row in rows:

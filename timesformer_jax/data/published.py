@@ -59,6 +59,8 @@ def name_ucf_classes(
     Raises:
         DataError: the numbers can't be understood without classInd.txt.
     """
+    if _class_in_ucf_path(entries[0].path) is None:
+        return entries, None
     folders = [_class_in_ucf_path(entry.path) for entry in entries]
     numbers = {entry.label: number for entry in entries if (number := whole_number(entry.label)) is not None}
     labels = {entry.label for entry in entries}
@@ -106,12 +108,12 @@ def count_from_zero(source: str, entries: Sequence[Entry], known: Sequence[str],
         return entries
     if values[-1] != len(known):
         raise DataError(
-            f"{source}: the labels are {values[0]} to {values[-1]}, and {why}, so that nobody can tell whether they do, "
-            "too; write names as labels, or a file of class names that counts from 0."
+            f"{source}: the labels are {values[0]} to {values[-1]}, and {why}, so that nobody can tell whether they "
+            "do, too; write names as labels, or a file of class names that counts from 0."
         )
     announce(f"{source}: the labels count from 1 ({why}).")
     return [
-        entry if entry.label not in numbers else dataclasses.replace(entry, label=str(int(float(entry.label)) - 1))
+        dataclasses.replace(entry, label=str(int(entry.label) - 1)) if entry.label in numbers else entry
         for entry in entries
     ]
 
