@@ -162,6 +162,13 @@ def test_whole_floats_are_whole_numbers(text: str, labels: list[str], tmp_path: 
     ]
 
 
+def test_labels_that_may_count_from_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read_videos(write(tmp_path, "a.mp4 2\nb.mp4 1\n", "a.mp4"))
+    assert "the lowest label is 1; classes count from 0" in capsys.readouterr().err
+    read_videos(write(tmp_path, "a.mp4 2\nb.mp4 0\n", "a.mp4"))
+    assert capsys.readouterr().err == ""
+
+
 def test_a_video_may_stand_there_several_times(tmp_path: Path) -> None:
     source = write(tmp_path, "a.mp4 0\nb.mp4 1\na.mp4 0\n", "a.mp4")
     assert read_videos(source).labels.tolist() == [0, 1, 0]
@@ -206,13 +213,16 @@ def test_parts_in_seconds(tmp_path: Path) -> None:
 
 
 def test_frames_as_mmaction2_lists_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = write(tmp_path, "run/x 120 3\njump/y 7 0\n", "run/x/1.jpg")
+    source = write(tmp_path, "run/x 12 3\njump/y 700 0\n", *(f"run/x/{i}.jpg" for i in range(12)))
     assert pairs(source) == [("run/x", "3"), ("jump/y", "0")]
-    assert spans(source) == [Span(0, 120, "frames"), Span(0, 7, "frames")]
+    assert spans(source) == [Span(0, 12, "frames"), Span(0, 700, "frames")]
     assert "a path, a number of frames and a label (mmaction2)" in capsys.readouterr().err
-    source = write(tmp_path, "run/x\t10\t120\t3\njump/y\t0\t7\t0\n", "run/x/1.jpg")
+    source = write(tmp_path, "run/x\t2\t10\t3\njump/y\t0\t7\t0\n")
     assert pairs(source) == [("run/x", "3"), ("jump/y", "0")]
-    assert spans(source) == [Span(10, 130, "frames"), Span(0, 7, "frames")]
+    assert spans(source) == [Span(2, 12, "frames"), Span(0, 7, "frames")]
+    # A path, 12 frames and the labels 1 and 4 look like an offset, but the folder has too few pictures.
+    several = "frames 12 to 13 are listed, but {}/run/x has 12 pictures (several labels"
+    assert several.format(tmp_path) in refusal(write(tmp_path, "run/x 12 1 4\njump/y 7 2 3\n"))
     assert "line 2 has 0 frames" in refusal(write(tmp_path, "run/x 120 3\njump/y 0 1\n"))
     assert "line 2 is no path and label" in refusal(write(tmp_path, "run/x 120 3\njump/y 7 1 2\n"))
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..checkpoints.labels import ClassFile, read_labels
+from ..checkpoints.labels import ClassFile, read_labels, whole_number
 from ..errors import DataError
+from ..support.distributed import announce
 from . import storage
 from .delimited import read_lines
 from .entries import LOOKED_FOR, Choice, entries_of, with_single_labels
@@ -91,7 +92,17 @@ def _read_file(
     named, names = name_ucf_classes(source, entries, classes)
     if named is entries and classes is not None and given is not None and given.first == 1:
         named = count_from_zero(source, entries, classes, "the file of class names counts from 1")
+    if classes is None and names is None:
+        _tell_lowest(source, named)
     return VideoList(named, root, names)
+
+
+def _tell_lowest(source: str, entries: Sequence[Entry]) -> None:
+    """Says that no label is 0: the list may count from 1, and 0 be a class too many."""
+    labels = {entry.label for entry in entries}
+    numbers = [number for label in labels if (number := whole_number(label)) is not None]
+    if len(numbers) == len(labels) and min(numbers) > 0:
+        announce(f"{source}: the lowest label is {min(numbers)}; classes count from 0, so class 0 has no video here.")
 
 
 def _require_first(source: str, found: VideoList) -> None:
@@ -101,6 +112,15 @@ def _require_first(source: str, found: VideoList) -> None:
         raise DataError(
             f"{source}, {found.entries[0].where}: {first} does not exist, but other videos do; correct the line, or "
             "remove it if it is no video, or the video is gone."
+        )
+    span = found.entries[0].span
+    if span is None or span.unit == "seconds" or span.end is None or not storage.is_folder(first):
+        return
+    pictures = len(storage.picture_names(first))
+    if pictures < span.end:
+        raise DataError(
+            f"{source}, {found.entries[0].where}: frames {span.start:g} to {span.end:g} are listed, but {first} has "
+            f"{pictures} pictures (several labels of a video are not read)."
         )
 
 
