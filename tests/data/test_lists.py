@@ -49,6 +49,8 @@ def write_list(folder: Path, text: str) -> str:
         ("a.mp4,riding a bike\nb.mp4,abseiling", [("a.mp4", "riding a bike"), ("b.mp4", "abseiling")]),
         ("run 1/a.mp4,run 1\nrun 2/b.mp4,run 2", [("run 1/a.mp4", "run 1"), ("run 2/b.mp4", "run 2")]),
         ("run 1/0001,run 1\nrun 2/0002,run 2", [("run 1/0001", "run 1"), ("run 2/0002", "run 2")]),
+        ("a, b.mp4,0\nc  d.mp4,1", [("a, b.mp4", "0"), ("c  d.mp4", "1")]),
+        ("a  b.mp4  0\nc.mp4 1", [("a  b.mp4", "0"), ("c.mp4", "1")]),
         ("a, b/my dog.mp4 3\nc, d/my cat.mp4 0", [("a, b/my dog.mp4", "3"), ("c, d/my cat.mp4", "0")]),
         ("path,label\na.mp4,0\n\nb.mp4,1", [("a.mp4", "0"), ("b.mp4", "1")]),
         ("gs://bucket/a.mp4 3", [("gs://bucket/a.mp4", "3")]),

@@ -1,6 +1,7 @@
 """Takes the lines of a list apart: what stands between columns, whether the first line names them."""
 
 import csv
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,12 +24,14 @@ class _Split:
         separator: what they are cut at.
         rows: the columns of each.
         places: the numbers of the lines.
+        lines: the lines as they are; "" where there are quotes.
         broken: where there are quotes that can't be made sense of, the number of the line.
     """
 
     separator: str
     rows: list[list[str]]
     places: list[int]
+    lines: list[str]
     broken: int | None = None
 
 
@@ -80,22 +83,22 @@ def _without_comments(source: str, lines: list[tuple[int, str]]) -> list[tuple[i
 
 
 def _split(lines: list[tuple[int, str]], separator: str) -> _Split:
-    rows: list[list[str]] = []
-    places: list[int] = []
+    split = _Split(separator, [], [], [])
     rest = iter(lines)
     for number, line in rest:
         quoted = '"' in line or line[0] == "'"
         try:
             row = _quoted(line, rest, separator) if quoted else line.split(separator)
         except csv.Error:
-            return _Split(separator, rows, places, number)
+            return dataclasses.replace(split, broken=number)
         row = [cell.strip() for cell in row]
         if separator == " " and "" in row:
             row = [cell for cell in row if cell]
         if any(row):
-            rows.append(row)
-            places.append(number)
-    return _Split(separator, rows, places)
+            split.rows.append(row)
+            split.places.append(number)
+            split.lines.append("" if quoted else line)
+    return split
 
 
 def _quoted(line: str, rest: Iterator[tuple[int, str]], separator: str) -> list[str]:
@@ -126,7 +129,7 @@ def _headed(source: str, split: _Split, exists: Callable[[str], bool]) -> ListRo
         place = split.places[i + 1]
         while len(row) > len(columns) and not row[-1]:
             row.pop()
-        if len(columns) == 2 and len(row) > 2 and (joined := _joined(row, split.separator, exists)):
+        if len(columns) == 2 and len(row) > 2 and (joined := _joined(split.lines[i + 1], split.separator, exists)):
             rows[i] = joined
         elif len(row) != len(columns):
             several = " (what has the separator in it stands in quotes)" if len(row) > len(columns) else ""
@@ -145,12 +148,13 @@ def _require_whole(source: str, split: _Split) -> None:
         )
 
 
-def _joined(row: Sequence[str], separator: str, exists: Callable[[str], bool]) -> list[str] | None:
+def _joined(line: str, separator: str, exists: Callable[[str], bool]) -> list[str] | None:
     """Takes what stands before a class number for a path with separators in it; None if it may be something else."""
-    *parts, label = row
-    path = separator.join(parts)
+    path, _, label = line.rpartition(separator)
+    path, label = path.strip(), label.strip()
     if not label.isdecimal() or not path:
         return None
+    parts = [part.strip() for part in path.split(separator)]
     if is_video(path):
         certain = not any(map(is_video, parts[:-1]))
     else:
@@ -209,8 +213,8 @@ def _as_pairs(split: _Split, exists: Callable[[str], bool] | None) -> _Pairs | N
             return None
         joined: list[list[str]] = []
         exists = _asked_once(exists)
-        for row in rows:
-            pair = row if len(row) == 2 else _joined(row, split.separator, exists) if len(row) > 2 else None
+        for row, line in zip(rows, split.lines, strict=True):
+            pair = row if len(row) == 2 else _joined(line, split.separator, exists) if len(row) > 2 else None
             if pair is None:
                 return None
             joined.append(pair)
