@@ -86,7 +86,7 @@ def _split(lines: list[tuple[int, str]], separator: str) -> _Split:
     split = _Split(separator, [], [], [])
     rest = iter(lines)
     for number, line in rest:
-        quoted = '"' in line or line[0] == "'"
+        quoted = '"' in line or (line[0] == "'" and line.count("'") > 1)
         try:
             row = _quoted(line, rest, separator) if quoted else line.split(separator)
         except csv.Error:
