@@ -53,6 +53,8 @@ TWO = [("a.mp4", "run"), ("b.mp4", "jump")]
         '{"path": "a.mp4", "label": "run"}\n{"label": "jump", "path": "b.mp4"}\n',
         json.dumps({"path": ["a.mp4", "b.mp4"], "label": ["run", "jump"]}),
         "# made by hand\n# in May\na.mp4 run\nb.mp4 jump",
+        "# made by hand\n# path label\na.mp4 run\nb.mp4 jump",
+        "class_id,label,path\n1,run,a.mp4\n0,jump,b.mp4",
     ],
 )
 def test_columns_by_name(text: str, tmp_path: Path) -> None:
@@ -80,6 +82,14 @@ def test_a_heading_in_other_words(heading: str, tmp_path: Path, capsys: pytest.C
 )
 def test_a_first_row_is_never_dropped(text: str, message: str, tmp_path: Path) -> None:
     assert message.format(tmp_path) in refusal(write(tmp_path, text, "a.mp4"))
+
+
+def test_a_folder_may_be_called_as_a_comment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(tmp_path, "#1 run\na.mp4 run\n", "a.mp4")
+    assert pairs(source) == [("a.mp4", "run")]
+    assert "1 lines at the top begin with # and are left out" in capsys.readouterr().err
+    (tmp_path / "#1").mkdir()
+    assert "begins with #" in refusal(source)
 
 
 def test_a_first_row_that_exists_is_a_video(tmp_path: Path) -> None:
@@ -130,6 +140,7 @@ def test_a_first_row_that_exists_is_a_video(tmp_path: Path) -> None:
         ),
         ("a.mp4 0\n# the rest\nb.mp4 1", "line 2"),
         ("a.mp4 0\n# rest\nb.mp4 1", "line 2"),
+        ("run a.mp4\njump b.mp4", "line 1: the paths stand in the second column ('a.mp4')"),
         ("a.mp4\0 0", "is no text (it has a zero byte)"),
         ('{"path": "a.mp4", "label": 0}\n{"path": "b.mp4", "label": 1', "line 2 is no valid JSON"),
         ('{"path": "a.mp4", "path": "b.mp4", "label": 1}', "names 'path' twice"),

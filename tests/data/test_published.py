@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from videos import moving_pictures, write_video
 
+from timesformer_jax.cli import main
 from timesformer_jax.data.config import DataConfig
 from timesformer_jax.data.listing import Choice
 from timesformer_jax.data.sources import open_data, read_videos
@@ -132,6 +134,20 @@ def test_hmdb(hmdb: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "brush_hair/#2 brush_hair_np1.avi",
         "climb/#2 climb_np1.avi",
     ]
+
+
+def test_packing_a_split(hmdb: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("brush_hair", "climb"):
+        write_video(hmdb / "videos" / name / f"#1 {name}_np1.avi", moving_pictures(4, 32, 48))
+    for split, code in ((["--split", "test"], 0), ([], 2), (["--split", "test4"], 2)):
+        assert main(["pack", str(hmdb / "splits"), str(hmdb / "packed"), *split]) == code
+    assert "name one, not 'test4'" in capsys.readouterr().err
+    assert listed(read_videos(str(hmdb / "packed"))) == [
+        ("brush_hair/#1 brush_hair_np1.avi", "brush_hair"),
+        ("climb/#1 climb_np1.avi", "climb"),
+    ]
+    with pytest.raises(DataError, match="is no list with a column of splits, so none is called 'test'"):
+        read_videos(str(hmdb / "packed"), choice=Choice("train", "test"))
 
 
 def test_one_file_of_hmdb(hmdb: Path) -> None:

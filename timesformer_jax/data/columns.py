@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from ..errors import DataError
+from ..support.distributed import announce
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "path": (
@@ -101,6 +102,9 @@ def require_columns(names: Sequence[str], source: str, *, template: bool) -> dic
     for role, column in found.items():
         if given.count(given[column]) > 1:
             raise DataError(f"{source} has two columns named {names[column]!r}; which has the {role}s?")
+        others = [name for i, name in enumerate(names) if given[i] in _NAMES[role] and i != column]
+        if others and role in ("path", "label"):
+            announce(f"{source}: the {role}s are those of the column {names[column]!r}, not of {', '.join(others)}.")
     if "label" not in found:
         raise DataError(f"{source} has no column of labels (it has {has}); name one label. Test lists have none.")
     if "path" not in found and not template:

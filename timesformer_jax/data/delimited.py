@@ -53,7 +53,8 @@ def read_lines(source: str, text: str, exists: Callable[[str], bool]) -> ListRow
     if "\0" in text:
         raise DataError(f"{source} is no text (it has a zero byte), so it is no list of videos.")
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    numbered = _without_comments(source, [(n, line.strip(" ")) for n, line in enumerate(lines, 1) if line.strip()])
+    numbered = [(number, line.strip(" ")) for number, line in enumerate(lines, 1) if line.strip()]
+    numbered = _without_comments(source, numbered, exists)
     if not numbered:
         return ListRows(source, ("path", "label"), [], [])
     splits = [_split(numbered, separator) for separator in _SEPARATORS if separator in text]
@@ -69,17 +70,21 @@ def is_video(path: str) -> bool:
     return path[path.rfind(".") :].lower() in VIDEO_SUFFIXES
 
 
-def _without_comments(source: str, lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Leaves out the lines above the first row that begin with #, but those that name columns or a video."""
-    comments = 0
-    for _, line in lines:
+def _without_comments(
+    source: str, lines: list[tuple[int, str]], exists: Callable[[str], bool]
+) -> list[tuple[int, str]]:
+    """Leaves out the lines above the first row that begin with #, but not one that names the columns, or a video."""
+    for comments, (number, line) in enumerate(lines):
         words = line.replace(",", " ").replace(";", " ").split()
-        if not line.startswith("#") or is_heading(words) or any(map(is_video, words)):
-            break
-        comments += 1
-    if comments:
-        announce(f"{source}: {comments} lines at the top begin with # and are left out.")
-    return lines[comments:]
+        if line.startswith("#") and not any(map(is_video, words)):
+            if is_heading(words):
+                return [(number, line.lstrip("# ")), *lines[comments + 1 :]]
+            if not exists(words[0]) and not exists(" ".join(words[:-1])):
+                continue
+        if comments:
+            announce(f"{source}: {comments} lines at the top begin with # and are left out.")
+        return lines[comments:]
+    return []
 
 
 def _split(lines: list[tuple[int, str]], separator: str) -> _Split:
@@ -189,6 +194,11 @@ def _pairs(source: str, splits: Sequence[_Split], exists: Callable[[str], bool])
         return None
     rows, places, _ = whole[0] if len(whole) == 1 else max(whole, key=lambda pairs: _plausibility(pairs, exists))
     (path, label), others = rows[0], rows[1:]
+    if not any(is_video(path) for path, _ in rows) and all(is_video(label) for _, label in rows):
+        raise DataError(
+            f"{source}, line {places[0]}: the paths stand in the second column ({label!r}); name the columns in a first "
+            "line: label, path."
+        )
     unlike = not is_video(path) and not _is_number(label) and all(row[1] != label for row in others)
     if others and unlike and not exists(path):
         announce(f"{source}: line {places[0]} ({path!r}, {label!r}) is taken for the names of the columns.")

@@ -79,6 +79,8 @@ def _read_file(
         if text.lstrip()[:1] in ("[", "{"):
             records = read_json(source, text)
             if any("template" in record for record in records):
+                if choice.split is not None:
+                    raise DataError(f"{source} has no column of splits, so none is called {choice.split!r}.")
                 entries, root = something_something_entries(source, records, root)
                 return VideoList(entries, root, None if classes else _something_something_classes(source))
             rows = rows_of_records(source, records)

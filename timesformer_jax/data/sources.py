@@ -93,16 +93,21 @@ def read_videos(
     if known is None and given is not None:
         known = given_classes(given.names, str(classes))
     if tars := find_tars(source):
+        _require_no_split(source, choice)
         return open_tars(tars, known, source)
     if tables := find_tables(source):
+        _require_no_split(source, choice)
         folder = source if storage.is_folder(source) else storage.parent(source)
         return open_tables(tables, root or folder, known, source)
     if not storage.exists(source):
         raise DataError(f"{source} does not exist.")
     if storage.is_folder(source) and not hmdb_files(source):
+        metadata = _metadata(source)
+        if metadata is None:
+            _require_no_split(source, choice)
         if storage.exists(storage.join(source, MANIFEST)):
             return _with_classes(PackedVideos.open_folder(source), known, source, classes)
-        if metadata := _metadata(source):
+        if metadata is not None:
             return _listed(metadata, root, known, given, choice)
         entries = read_class_folders(source)
         names = sorted_names(entry.label for entry in entries)
@@ -110,6 +115,11 @@ def read_videos(
             names = tuple(earlier)
         return video_files(entries, source, known or Classes(names), source)
     return _listed(source, root, known, given, choice)
+
+
+def _require_no_split(source: str, choice: Choice | None) -> None:
+    if choice is not None and choice.split is not None:
+        raise DataError(f"{source} is no list with a column of splits, so none is called {choice.split!r}.")
 
 
 def _listed(
