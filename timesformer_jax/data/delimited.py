@@ -196,8 +196,8 @@ def _pairs(source: str, splits: Sequence[_Split], exists: Callable[[str], bool])
     (path, label), others = rows[0], rows[1:]
     if not any(is_video(path) for path, _ in rows) and all(is_video(label) for _, label in rows):
         raise DataError(
-            f"{source}, line {places[0]}: the paths stand in the second column ({label!r}); name the columns in a first "
-            "line: label, path."
+            f"{source}, line {places[0]}: the paths stand in the second column ({label!r}); name the columns in a "
+            "first line: label, path."
         )
     unlike = not is_video(path) and not _is_number(label) and all(row[1] != label for row in others)
     if others and unlike and not exists(path):

@@ -63,8 +63,8 @@ def entries_of(rows: ListRows, root: str, choice: Choice) -> list[Entry]:
             raise DataError(f"{rows.source}, {rows.where(i)} has no {'label' if name else 'path'}.")
         if name[0] == "#" and not is_video(name):
             raise DataError(
-                f"{rows.source}, {rows.where(i)} begins with #: comments stand above the first row alone, and a folder of "
-                "that name is written ./#."
+                f"{rows.source}, {rows.where(i)} begins with #: comments stand above the first row alone, and a folder "
+                "of that name is written ./#."
             )
         entries.append(Entry(name, row[label], f"{unit} {places[i]}", None if spans is None else spans.span(i)))
     return entries
