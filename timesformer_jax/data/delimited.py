@@ -1,38 +1,15 @@
 """Takes the lines of a list apart: what stands between columns, whether the first line names them."""
 
-import csv
-import dataclasses
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from ..errors import DataError
 from ..support.distributed import announce
 from .columns import is_heading
-from .lists import VIDEO_SUFFIXES
+from .cutting import Split, asked_once, is_even, is_number, is_video, joined_path, split_lines
 from .rows import ListRows
 
 _SEPARATORS = {",": "a comma", "\t": "a tab", ";": "a semicolon", " ": "a space"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Split:
-    """The lines of a list, cut at one kind of separator.
-
-    Attributes:
-        separator: what they are cut at.
-        rows: the columns of each.
-        places: the numbers of the lines.
-        lines: the lines as they are; "" where there are quotes.
-        broken: where there are quotes that can't be made sense of, the number of the line.
-    """
-
-    separator: str
-    rows: list[list[str]]
-    places: list[int]
-    lines: list[str]
-    broken: int | None = None
 
 
 def read_lines(source: str, text: str, exists: Callable[[str], bool]) -> ListRows:
@@ -57,17 +34,12 @@ def read_lines(source: str, text: str, exists: Callable[[str], bool]) -> ListRow
     numbered = _without_comments(source, numbered, exists)
     if not numbered:
         return ListRows(source, ("path", "label"), [], [])
-    splits = [_split(numbered, separator) for separator in _SEPARATORS if separator in text]
+    splits = [split_lines(numbered, separator) for separator in _SEPARATORS if separator in text]
     splits = [split for split in splits if any(len(row) > 1 for row in split.rows)]
     headed = [split for split in splits if is_heading(split.rows[0]) and not any(map(is_video, split.rows[0]))]
     if headed:
-        return _headed(source, max(headed, key=lambda split: (_is_even(split), len(split.rows[0]))), exists)
+        return _headed(source, max(headed, key=lambda split: (is_even(split), len(split.rows[0]))), exists)
     return _pairs(source, splits, exists) or _frames(source, splits) or _refuse(source, numbered, splits)
-
-
-def is_video(path: str) -> bool:
-    """Whether a path ends as those of video files do."""
-    return path[path.rfind(".") :].lower() in VIDEO_SUFFIXES
 
 
 def _without_comments(
@@ -87,54 +59,18 @@ def _without_comments(
     return []
 
 
-def _split(lines: list[tuple[int, str]], separator: str) -> _Split:
-    split = _Split(separator, [], [], [])
-    rest = iter(lines)
-    for number, line in rest:
-        quoted = '"' in line or (line[0] == "'" and line.count("'") > 1)
-        try:
-            row = _quoted(line, rest, separator) if quoted else line.split(separator)
-        except csv.Error:
-            return dataclasses.replace(split, broken=number)
-        row = [cell.strip() for cell in row]
-        if separator == " " and "" in row:
-            row = [cell for cell in row if cell]
-        if any(row):
-            split.rows.append(row)
-            split.places.append(number)
-            split.lines.append("" if quoted else line)
-    return split
-
-
-def _quoted(line: str, rest: Iterator[tuple[int, str]], separator: str) -> list[str]:
-    """Cuts a line with quotes, which may go on in the next."""
-    if line[0] == "'":
-        try:
-            return next(csv.reader([line], delimiter=separator, quotechar="'", skipinitialspace=True, strict=True))
-        except csv.Error:  # an apostrophe
-            if '"' not in line:
-                return line.split(separator)
-    following = (further + "\n" for _, further in rest)
-    lines = itertools.chain([line + "\n"], following)
-    return next(csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True))
-
-
-def _is_even(split: _Split) -> bool:
-    return split.broken is None and all(len(row) == len(split.rows[0]) for row in split.rows)
-
-
-def _headed(source: str, split: _Split, exists: Callable[[str], bool]) -> ListRows:
+def _headed(source: str, split: Split, exists: Callable[[str], bool]) -> ListRows:
     """Makes the table of rows below names."""
     _require_whole(source, split)
     columns, *rows = split.rows
-    exists = _asked_once(exists)
+    exists = asked_once(exists)
     for i, row in enumerate(rows):
         if len(row) == len(columns):
             continue
         place = split.places[i + 1]
         while len(row) > len(columns) and not row[-1]:
             row.pop()
-        if len(columns) == 2 and len(row) > 2 and (joined := _joined(split.lines[i + 1], split.separator, exists)):
+        if len(columns) == 2 and len(row) > 2 and (joined := joined_path(split.lines[i + 1], split.separator, exists)):
             rows[i] = joined
         elif len(row) != len(columns):
             several = " (what has the separator in it stands in quotes)" if len(row) > len(columns) else ""
@@ -145,7 +81,7 @@ def _headed(source: str, split: _Split, exists: Callable[[str], bool]) -> ListRo
     return ListRows(source, tuple(columns), rows, split.places[1:])
 
 
-def _require_whole(source: str, split: _Split) -> None:
+def _require_whole(source: str, split: Split) -> None:
     if split.broken is not None:
         raise DataError(
             f"{source}, line {split.broken} has a quote that is not closed, or closed before the column ends (inside "
@@ -153,39 +89,7 @@ def _require_whole(source: str, split: _Split) -> None:
         )
 
 
-def _joined(line: str, separator: str, exists: Callable[[str], bool]) -> list[str] | None:
-    """Takes what stands before a class number for a path with separators in it; None if it may be something else."""
-    path, _, label = line.rpartition(separator)
-    path, label = path.strip(), label.strip()
-    if not label.isdecimal() or not path:
-        return None
-    parts = [part.strip() for part in path.split(separator)]
-    if is_video(path):
-        certain = not any(map(is_video, parts[:-1]))
-    else:
-        certain = not any(is_video(part) or _is_number(part) or not part for part in parts[1:]) and not is_video(
-            parts[0]
-        )
-    return [path, label] if certain or exists(path) else None
-
-
-def _asked_once(exists: Callable[[str], bool]) -> Callable[[str], bool]:
-    """Gives the answer for the first path for all: paths of one list have one form."""
-    answers: list[bool] = []
-
-    def ask(path: str) -> bool:
-        if not answers:
-            answers.append(exists(path))
-        return answers[0]
-
-    return ask
-
-
-def _is_number(text: str) -> bool:
-    return text.removeprefix("-").replace(".", "", 1).isdecimal()
-
-
-def _pairs(source: str, splits: Sequence[_Split], exists: Callable[[str], bool]) -> ListRows | None:
+def _pairs(source: str, splits: Sequence[Split], exists: Callable[[str], bool]) -> ListRows | None:
     """Reads lines with a path and a label; None if they are something else."""
     whole = [pairs for split in splits if (pairs := _as_pairs(split, None)) is not None]
     if not any(all(is_video(path) for path, _ in rows) for rows, *_ in whole):
@@ -199,7 +103,7 @@ def _pairs(source: str, splits: Sequence[_Split], exists: Callable[[str], bool])
             f"{source}, line {places[0]}: the paths stand in the second column ({label!r}); name the columns in a "
             "first line: label, path."
         )
-    unlike = not is_video(path) and not _is_number(label) and all(row[1] != label for row in others)
+    unlike = not is_video(path) and not is_number(label) and all(row[1] != label for row in others)
     if others and unlike and not exists(path):
         announce(f"{source}: line {places[0]} ({path!r}, {label!r}) is taken for the names of the columns.")
         return ListRows(source, (path, label), others, places[1:])
@@ -210,7 +114,7 @@ _Pairs = tuple[list[list[str]], list[int], bool]
 """Paths and labels, the numbers of their lines, and whether a path needed joining."""
 
 
-def _as_pairs(split: _Split, exists: Callable[[str], bool] | None) -> _Pairs | None:
+def _as_pairs(split: Split, exists: Callable[[str], bool] | None) -> _Pairs | None:
     """Takes all rows for a path and a label, joining paths if `exists` is given; None where they are not."""
     if split.broken is not None:
         return None
@@ -222,9 +126,9 @@ def _as_pairs(split: _Split, exists: Callable[[str], bool] | None) -> _Pairs | N
         if exists is None:
             return None
         joined: list[list[str]] = []
-        exists = _asked_once(exists)
+        exists = asked_once(exists)
         for row, line in zip(rows, split.lines, strict=True):
-            pair = row if len(row) == 2 else _joined(line, split.separator, exists) if len(row) > 2 else None
+            pair = row if len(row) == 2 else joined_path(line, split.separator, exists) if len(row) > 2 else None
             if pair is None:
                 return None
             joined.append(pair)
@@ -245,11 +149,11 @@ def _plausibility(pairs: _Pairs, exists: Callable[[str], bool]) -> tuple[int, bo
     return videos, not joined, exists(rows[0][0]), all(row[1].isdecimal() for row in rows[1:])
 
 
-def _frames(source: str, splits: Sequence[_Split]) -> ListRows | None:
+def _frames(source: str, splits: Sequence[Split]) -> ListRows | None:
     """Reads mmaction2's lists of folders of pictures; None if the lines are something else."""
     for split in splits:
         width = len(split.rows[0])
-        if not (width in (3, 4) and _is_even(split)):
+        if not (width in (3, 4) and is_even(split)):
             continue
         if all(all(map(str.isdecimal, row[1:])) and row[0] and not is_video(row[0]) for row in split.rows):
             what = "a path, a number of frames" if width == 3 else "a path, an offset, a number of frames"
@@ -259,7 +163,7 @@ def _frames(source: str, splits: Sequence[_Split]) -> ListRows | None:
     return None
 
 
-def _refuse(source: str, lines: list[tuple[int, str]], splits: Sequence[_Split]) -> NoReturn:
+def _refuse(source: str, lines: list[tuple[int, str]], splits: Sequence[Split]) -> NoReturn:
     """Says which line is no path and label, and why.
 
     As many lines as possible fit one separator: the first that does not is the one to look at.
@@ -276,7 +180,7 @@ def _refuse(source: str, lines: list[tuple[int, str]], splits: Sequence[_Split])
     split = max(splits, key=lambda split: (split.broken is None, sum(len(row) == 2 and all(row) for row in split.rows)))
     rows = split.rows
     width = len(rows[0])
-    if width > 2 and len(rows) > 1 and _is_even(split) and not all(_is_number(cell) for cell in rows[1][1:]):
+    if width > 2 and len(rows) > 1 and is_even(split) and not all(is_number(cell) for cell in rows[1][1:]):
         raise DataError(
             f"{source} has {width} columns that line {split.places[0]} does not name in known words "
             f"({', '.join(rows[0])[:80]}); name them path, label, start, end or split there."
@@ -292,7 +196,7 @@ def _refuse(source: str, lines: list[tuple[int, str]], splits: Sequence[_Split])
         why = "there is no path"
     elif not row[-1]:
         why = "there is no label"
-    elif all(map(_is_number, others)):
+    elif all(map(is_number, others)):
         why = "several labels of a video are not read, and numbers of frames stand behind folders of pictures alone"
     elif split.separator == " ":
         why = "what has spaces needs quotes; several labels of a video are not read"

@@ -10,7 +10,7 @@ from ..errors import DataError
 from ..support.distributed import announce
 from . import storage
 from .columns import is_id, require_columns
-from .delimited import is_video
+from .cutting import is_video
 from .lists import Entry
 from .row_spans import NUMBER, RowSpans
 from .rows import ListRows
