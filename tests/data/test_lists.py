@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from timesformer_jax.data.config import DataConfig
-from timesformer_jax.data.lists import read_text_list
+from timesformer_jax.data.delimited import read_lines
 from timesformer_jax.data.sources import VideoFiles, open_data, read_videos
 from timesformer_jax.data.videos import Videos
 from timesformer_jax.errors import DataError, TimesformerError
@@ -49,17 +49,20 @@ def write_list(folder: Path, text: str) -> str:
         ("a.mp4,riding a bike\nb.mp4,abseiling", [("a.mp4", "riding a bike"), ("b.mp4", "abseiling")]),
         ("run 1/a.mp4,run 1\nrun 2/b.mp4,run 2", [("run 1/a.mp4", "run 1"), ("run 2/b.mp4", "run 2")]),
         ("run 1/0001,run 1\nrun 2/0002,run 2", [("run 1/0001", "run 1"), ("run 2/0002", "run 2")]),
+        ("a, b.mp4,0\nc  d.mp4,1", [("a, b.mp4", "0"), ("c  d.mp4", "1")]),
+        ("a  b.mp4  0\nc.mp4 1", [("a  b.mp4", "0"), ("c.mp4", "1")]),
         ("a, b/my dog.mp4 3\nc, d/my cat.mp4 0", [("a, b/my dog.mp4", "3"), ("c, d/my cat.mp4", "0")]),
         ("path,label\na.mp4,0\n\nb.mp4,1", [("a.mp4", "0"), ("b.mp4", "1")]),
         ("gs://bucket/a.mp4 3", [("gs://bucket/a.mp4", "3")]),
     ],
 )
 def test_lines(text: str, rows: list[tuple[str, str]]) -> None:
-    assert [(entry.path, entry.label) for entry in read_text_list("list", text)] == rows
+    assert [tuple(row) for row in read_lines("list", text, lambda path: True).rows] == rows
 
 
 def test_lines_are_counted_as_an_editor_does() -> None:
-    assert [entry.where for entry in read_text_list("list", "path label\n\na.mp4 0\nb.mp4 1")] == ["line 3", "line 4"]
+    rows = read_lines("list", "path label\n\na.mp4 0\nb.mp4 1", lambda path: False)
+    assert [rows.where(i) for i in range(2)] == ["line 3", "line 4"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,8 @@ def test_lines_are_counted_as_an_editor_does() -> None:
         ("x.mp4 0\ny.mp4 1", "none of its first 2 videos exists"),
         ("[1, 2", "no valid JSON"),
         ("{}", "is no list of videos"),
-        ('[{"id": "1"}]', 'video 1 has no "id" and "template" (it has: id)'),
+        ('[{"id": "1"}]', "no column of labels (it has 'id')"),
+        ('[{"id": "1", "template": "x"}, {"id": "1"}]', 'video 2 has no "id" and "template" (it has: id)'),
     ],
 )
 def test_what_is_wrong_with_a_list_is_said(tmp_path: Path, text: str, message: str) -> None:
@@ -202,6 +206,7 @@ def test_a_file_of_classes_that_is_none(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_tells_data_sets_apart(tmp_path: Path) -> None:
+    touch(tmp_path / "b.mp4")
     prints = {
         read_videos(write_list(tmp_path, text)).fingerprint
         for text in ("a.mp4 0\nb.mp4 1", "a.mp4 1\nb.mp4 0", "b.mp4 1\na.mp4 0", "a.mp4 0\nb.mp4 2", "a.mp4 x\nb.mp4 y")

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..data.config import Views
 from ..data.motion import SAMPLING_RATE, MotionTask, ensure_motion
-from ..data.sources import read_videos
+from ..data.sources import open_data
 from ..errors import ConfigError, DataError, TimesformerError
 from ..support.files import read_json, write_atomically
 from ..support.progress import say
@@ -182,11 +182,9 @@ def _case(ablation: Ablation, variant: Variant, seed: int | None, cost: dict[str
 
 def _check_videos(ablation: Ablation) -> None:
     """Finds mistakes about the videos, which concern all variants, before the first case."""
-    data = ablation.recipe.data
     if ablation.makes_videos:
         ablation.videos(None, ablation.first_seed)
-    for source in filter(None, (data.train, data.validation)):
-        read_videos(source, root=data.root, classes=data.classes)
+    open_data(ablation.recipe.data)
 
 
 def _summary(values: dict[str, Any]) -> str:

@@ -16,11 +16,13 @@ class Pack:
     When it was stopped, the same command goes on with the first shard that is not complete.
 
     Attributes:
-        source: what training reads: a list (path and label), a JSON file, a folder of class folders, WebDataset shards,
+        source: what training reads: a list, a folder of class folders, WebDataset shards,
             or a Hugging Face data set.
         folder: where the shards and manifest.json go.
         root: folder that the paths in a list are relative to; that of the list when not given.
         classes: file of class names, one a line or JSON.
+        split: the split whose rows are packed, where a list has several.
+        video_template: what the files are called, by the columns of a list that names no files.
         shards: number of files; one for each 500 videos when not given.
         threads: shards that are written at the same time.
     """
@@ -29,17 +31,21 @@ class Pack:
     folder: tyro.conf.Positional[Path]
     root: str | None = None
     classes: str | None = None
+    split: str | None = None
+    video_template: str | None = None
     shards: int | None = None
     threads: int = 4
 
     def run(self) -> int:
         """Packs, and names what was left out, which is no failure."""
+        from ..data.listing import Choice
         from ..data.packing import pack
         from ..data.sources import read_videos
 
         if self.threads < 1:
             raise DataError(f"--threads must be 1 or more, not {self.threads}.")
-        videos = read_videos(self.source, root=self.root, classes=self.classes)
+        choice = Choice(split=self.split, template=self.video_template)
+        videos = read_videos(self.source, root=self.root, classes=self.classes, choice=choice)
         shards = -(-videos.files // 500) if self.shards is None else self.shards
         with counter(len(videos), "packing") as progress:
             packing = pack(videos, self.folder, shards=shards, threads=self.threads, progress=progress)

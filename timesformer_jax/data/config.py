@@ -50,6 +50,11 @@ class DataConfig:
         validation: the same for evaluation.
         root: folder that the paths in a list are relative to; when not given the folder of the list.
         classes: file of class names, one a line or JSON, for lists with class numbers (or to fix the order of names).
+        train_split: the split whose rows are trained on, where a list has several; `train` when not given.
+        validation_split: the split whose rows are evaluated on; when not given `validation` (or `val`), else `test`.
+        video_template: what the files are called, by the columns of a list that names no files:
+            "{youtube_id}_{time_start:06d}_{time_end:06d}.mp4" for Kinetics. A template without the times means whole
+            videos, whose parts are read.
         workers: processes that decode videos; 0 decodes in threads of this one. One for each core when not given.
         prefetch: clips that each worker holds ready.
         max_bad_fraction: share of the videos that may be undecodable before training stops.
@@ -60,6 +65,9 @@ class DataConfig:
     validation: str | None = None
     root: str | None = None
     classes: str | None = None
+    train_split: str | None = None
+    validation_split: str | None = None
+    video_template: str | None = None
     workers: int | None = None
     prefetch: int = 4
     max_bad_fraction: float = 0.05

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..checkpoints.labels import read_labels
+from ..checkpoints.labels import ClassFile, read_class_file
 from ..errors import DataError
 from . import storage
 from .class_folders import read_class_folders
@@ -14,7 +14,8 @@ from .classes import Classes, given_classes, sorted_names
 from .config import DataConfig
 from .files import VideoFiles, video_files
 from .hf_datasets import find_tables, open_tables
-from .lists import read_something_something, read_text_list
+from .listing import Choice, read_list
+from .published import hmdb_files
 from .shards import MANIFEST, PackedVideos
 from .videos import Videos, fingerprint
 from .webdataset import find_tars, open_tars
@@ -53,10 +54,14 @@ def open_data(config: DataConfig, *, earlier: Sequence[str] = ()) -> DataSets:
     """
     train = validation = known = None
     if config.train is not None:
-        train = read_videos(config.train, root=config.root, classes=config.classes, earlier=earlier)
+        choice = Choice("train", config.train_split, config.video_template)
+        train = read_videos(config.train, root=config.root, classes=config.classes, earlier=earlier, choice=choice)
         known = Classes(train.classes, train.ordered)
     if config.validation is not None:
-        validation = read_videos(config.validation, root=config.root, classes=config.classes, known=known)
+        choice = Choice("validation", config.validation_split, config.video_template)
+        validation = read_videos(
+            config.validation, root=config.root, classes=config.classes, known=known, choice=choice
+        )
     return DataSets(train, validation)
 
 
@@ -67,6 +72,7 @@ def read_videos(
     classes: str | None = None,
     known: Classes | None = None,
     earlier: Sequence[str] = (),
+    choice: Choice | None = None,
 ) -> Videos:
     """Reads the videos of a list, a JSON file, a folder of class folders, shards or a Hugging Face data set.
 
@@ -76,39 +82,54 @@ def read_videos(
         classes: file of class names.
         known: classes that the labels must be of, such as those of the training videos.
         earlier: class names in the order of the run that goes on, which class folders keep where they have the same.
+        choice: which rows of a list are read, and what their videos are called.
 
     Raises:
         DataError: the source is none of these, or contradicts itself.
     """
     if not source:
         raise DataError("No videos are given: name a list, a folder of class folders, or shards.")
-    if known is None and classes is not None:
-        known = given_classes(tuple(read_labels(classes).values()), classes)
+    given = None if classes is None else read_class_file(classes)
+    if known is None and given is not None:
+        known = given_classes(given.names, str(classes))
     if tars := find_tars(source):
+        _require_no_split(source, choice)
         return open_tars(tars, known, source)
     if tables := find_tables(source):
+        _require_no_split(source, choice)
         folder = source if storage.is_folder(source) else storage.parent(source)
         return open_tables(tables, root or folder, known, source)
     if not storage.exists(source):
         raise DataError(f"{source} does not exist.")
-    if storage.is_folder(source):
+    if storage.is_folder(source) and not hmdb_files(source):
+        metadata = _metadata(source)
+        if metadata is None:
+            _require_no_split(source, choice)
         if storage.exists(storage.join(source, MANIFEST)):
             return _with_classes(PackedVideos.open_folder(source), known, source, classes)
-        if metadata := _metadata(source):
-            return video_files(read_text_list(metadata, storage.read_text(metadata)), root or source, known, metadata)
+        if metadata is not None:
+            return _listed(metadata, root, known, given, choice)
         entries = read_class_folders(source)
         names = sorted_names(entry.label for entry in entries)
         if set(names) == set(earlier):
             names = tuple(earlier)
         return video_files(entries, source, known or Classes(names), source)
-    text = storage.read_text(source)
-    root = root or storage.parent(source)
-    if text.lstrip()[:1] in ("[", "{"):
-        entries, root = read_something_something(source, text, root)
-        known = known or _something_something_classes(source)
-    else:
-        entries = read_text_list(source, text)
-    return video_files(entries, root, known, source)
+    return _listed(source, root, known, given, choice)
+
+
+def _require_no_split(source: str, choice: Choice | None) -> None:
+    if choice is not None and choice.split is not None:
+        raise DataError(f"{source} is no list with a column of splits, so none is called {choice.split!r}.")
+
+
+def _listed(
+    source: str, root: str | None, known: Classes | None, given: ClassFile | None, choice: Choice | None
+) -> VideoFiles:
+    """The videos of a list."""
+    found = read_list(source, root=root, classes=known.names if known else None, given=given, choice=choice)
+    if known is None and found.classes is not None:
+        known = given_classes(found.classes, source)
+    return video_files(found.entries, found.root, known, source)
 
 
 def _with_classes(videos: Videos, known: Classes | None, source: str, file: str | None) -> Videos:
@@ -140,12 +161,3 @@ def _metadata(folder: str) -> str | None:
         if storage.exists(file) and "file_name" in storage.read_text(file).partition("\n")[0]:
             return file
     return None
-
-
-def _something_something_classes(source: str) -> Classes:
-    folder = storage.parent(source)
-    for name in ("something-something-v2-labels.json", "labels.json"):
-        file = storage.join(folder, name)
-        if storage.exists(file):
-            return given_classes(tuple(read_labels(file).values()), file)
-    raise DataError(f"{source} needs the file of its classes beside it (labels.json), or named by --data.classes.")

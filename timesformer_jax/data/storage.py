@@ -37,12 +37,31 @@ def read_text(location: str) -> str:
     Raises:
         DataError: it can't be read, or is no text.
     """
+    return decode(location, read_data(location))
+
+
+def read_data(location: str) -> bytes:
+    """Reads a file whole, with a sentence where that fails.
+
+    Raises:
+        DataError: it can't be read.
+    """
     try:
-        return read_bytes(location).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{location} is no text (UTF-8), so it is no list of videos.") from None
+        return read_bytes(location)
     except OSError as error:
         raise DataError(f"{location} can't be read: {error.strerror or error}.") from None
+
+
+def decode(location: str, data: bytes) -> str:
+    """The text in a file.
+
+    Raises:
+        DataError: it is no text.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{location} is no text (UTF-8), so it is no list of videos.") from None
 
 
 def read_bytes(location: str) -> bytes:

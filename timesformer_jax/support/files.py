@@ -41,6 +41,19 @@ def read_json(path: str | os.PathLike[str], error: type[TimesformerError]) -> di
     return values
 
 
+def without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Makes an object of JSON, for `json.loads(text, object_pairs_hook=...)`, which else keeps the last of equal keys.
+
+    Raises:
+        ValueError: a key stands there twice.
+    """
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"it names {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return values
+
+
 def is_lfs_pointer(start: bytes) -> bool:
     """Whether a file that starts like this is a pointer of Git LFS, which stands for another file."""
     return start.startswith(b"version https://git-lfs.github.com/spec/")
