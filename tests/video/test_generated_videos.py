@@ -36,7 +36,7 @@ ENCODERS: dict[str, tuple[str, str, str]] = {
     "libaom-av1": ("-cpu-used 8 -usage realtime", "mp4 mkv webm ivf", "yuv420p"),
     "mjpeg": ("-q:v 3", "avi mov mkv mp4", "yuvj420p yuvj444p"),
     "prores_ks": ("", "mov mkv", "yuv422p10le"),
-    "ffv1": ("", "mkv avi nut", "yuv420p yuv444p gray bgr0"),
+    "ffv1": ("", "mkv avi nut", "yuv420p yuv444p gray"),
     "qtrle": ("", "mov", "rgb24"),
     "huffyuv": ("", "avi mkv", "yuv422p"),
     "wmv2": ("-q:v 4", "wmv asf avi", "yuv420p"),
