@@ -233,3 +233,16 @@ def test_a_file_whose_name_begins_with_a_dash(
         cli.main(["classify", name, "--model", "nowhere"])
     assert stopped.value.code == 2
     assert f"error: {name} begins with a dash, as options do; write ./{name} for the file." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [[], ["--windows", "--seconds", "0.5"]])
+def test_a_video_stream_is_chosen(
+    options: list[str], model: Path, videos: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["classify", str(videos[0]), "--model", str(model), "--json", *options]
+    assert main(command) == 0
+    marked = capsys.readouterr().out
+    assert main([*command, "--video-stream", "0"]) == 0
+    assert capsys.readouterr().out == marked
+    assert main([*command, "--video-stream", "1"]) == 2
+    assert "0.mp4 has no video stream 1 that can be decoded, but 0." in capsys.readouterr().err

@@ -36,7 +36,7 @@ ENCODERS: dict[str, tuple[str, str, str]] = {
     "libaom-av1": ("-cpu-used 8 -usage realtime", "mp4 mkv webm ivf", "yuv420p"),
     "mjpeg": ("-q:v 3", "avi mov mkv mp4", "yuvj420p yuvj444p"),
     "prores_ks": ("", "mov mkv", "yuv422p10le"),
-    "ffv1": ("", "mkv avi nut", "yuv420p yuv444p gray bgr0"),
+    "ffv1": ("", "mkv avi nut", "yuv420p yuv444p gray"),
     "qtrle": ("", "mov", "rgb24"),
     "huffyuv": ("", "avi mkv", "yuv422p"),
     "wmv2": ("-q:v 4", "wmv asf avi", "yuv420p"),
@@ -127,9 +127,23 @@ def make(recipe: Recipe, folder: Path) -> Path:
 def true_frames(path: Path) -> list[str]:
     """The MD5 of each frame that FFmpeg's program decodes, in its own pixel format."""
     listed = ffmpeg(
-        "-noautorotate", "-i", path, "-map", "0:v:0", "-fps_mode", "passthrough", "-f", "framemd5", "-"
+        "-threads", "1", "-noautorotate", "-i", path, "-map", "0:v:0", "-fps_mode", "passthrough", "-f", "framemd5", "-"
     ).decode()
     return [line.split(",")[-1].strip() for line in listed.splitlines() if line and not line.startswith("#")]
+
+
+def raw_bytes(frame: av.VideoFrame) -> bytes:
+    """The samples of a frame's planes, without what fills up the rows."""
+    pixels: list[bytes] = []
+    for plane in frame.planes:
+        one = (
+            frame.format.padded_bits_per_pixel // 8
+            if len(frame.planes) == 1
+            else -(-frame.format.components[0].bits // 8)
+        )
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        pixels.append(rows[: plane.height, : plane.width * one].tobytes())
+    return b"".join(pixels)
 
 
 def decoded_frames(path: Path) -> tuple[list[str], np.ndarray]:
@@ -141,7 +155,7 @@ def decoded_frames(path: Path) -> tuple[list[str], np.ndarray]:
         # Theora repeats a frame by an empty packet, which means the end to PyAV, and nothing to FFmpeg's program.
         packets = (packet for packet in container.demux(stream) if packet.size)
         for frame in (frame for packet in (*packets, None) for frame in stream.codec_context.decode(packet)):
-            sums.append(hashlib.md5(frame.to_ndarray(format=frame.format.name).tobytes()).hexdigest())
+            sums.append(hashlib.md5(raw_bytes(frame)).hexdigest())
             pictures.append(frame.to_ndarray(format="rgb24"))
     return sums, np.stack(pictures)
 

@@ -140,8 +140,8 @@ def say_which(path: VideoFile, container: "InputContainer", chosen: "VideoStream
     )
     number = next(number for number, stream in streams.items() if stream is chosen)
     warnings.warn(
-        f"{path} holds {len(streams)} video streams, {sizes}; number {number} is read. --video-stream, or FileStream "
-        "in Python, chooses another.",
+        f"{path} holds {len(streams)} video streams, {sizes}; number {number} is read. --video-stream, or "
+        "video.FileStream in Python, chooses another.",
         SeveralStreamsWarning,
         stacklevel=5,
     )
