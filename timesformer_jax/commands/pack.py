@@ -21,6 +21,8 @@ class Pack:
         folder: where the shards and manifest.json go.
         root: folder that the paths in a list are relative to; that of the list when not given.
         classes: file of class names, one a line or JSON.
+        picture_template: names of the frames in folders of pictures that hold other series beside them, such as
+            img_{:05d}.jpg.
         shards: number of files; one for each 500 videos when not given.
         threads: shards that are written at the same time.
     """
@@ -29,17 +31,20 @@ class Pack:
     folder: tyro.conf.Positional[Path]
     root: str | None = None
     classes: str | None = None
+    picture_template: str | None = None
     shards: int | None = None
     threads: int = 4
 
     def run(self) -> int:
         """Packs, and names what was left out, which is no failure."""
         from ..data.packing import pack
+        from ..data.picture_templates import with_picture_template
         from ..data.sources import read_videos
 
         if self.threads < 1:
             raise DataError(f"--threads must be 1 or more, not {self.threads}.")
         videos = read_videos(self.source, root=self.root, classes=self.classes)
+        videos = with_picture_template(videos, self.picture_template)
         shards = -(-videos.files // 500) if self.shards is None else self.shards
         with counter(len(videos), "packing") as progress:
             packing = pack(videos, self.folder, shards=shards, threads=self.threads, progress=progress)

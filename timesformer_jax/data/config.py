@@ -50,6 +50,8 @@ class DataConfig:
         validation: the same for evaluation.
         root: folder that the paths in a list are relative to; when not given the folder of the list.
         classes: file of class names, one a line or JSON, for lists with class numbers (or to fix the order of names).
+        picture_template: names of the frames in folders of pictures that hold other series beside them, such as
+            img_{:05d}.jpg.
         workers: processes that decode videos; 0 decodes in threads of this one. One for each core when not given.
         prefetch: clips that each worker holds ready.
         max_bad_fraction: share of the videos that may be undecodable before training stops.
@@ -60,6 +62,7 @@ class DataConfig:
     validation: str | None = None
     root: str | None = None
     classes: str | None = None
+    picture_template: str | None = None
     workers: int | None = None
     prefetch: int = 4
     max_bad_fraction: float = 0.05

@@ -15,6 +15,7 @@ from .config import DataConfig
 from .files import VideoFiles, video_files
 from .hf_datasets import find_tables, open_tables
 from .lists import read_something_something, read_text_list
+from .picture_templates import with_picture_template
 from .shards import MANIFEST, PackedVideos
 from .videos import Videos, fingerprint
 from .webdataset import find_tars, open_tars
@@ -57,6 +58,10 @@ def open_data(config: DataConfig, *, earlier: Sequence[str] = ()) -> DataSets:
         known = Classes(train.classes, train.ordered)
     if config.validation is not None:
         validation = read_videos(config.validation, root=config.root, classes=config.classes, known=known)
+    train, validation = (
+        None if videos is None else with_picture_template(videos, config.picture_template)
+        for videos in (train, validation)
+    )
     return DataSets(train, validation)
 
 
