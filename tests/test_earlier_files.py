@@ -19,6 +19,7 @@ from runs import finish, start
 from timesformer_jax import TimesformerForVideoClassification, VideoClassifier
 from timesformer_jax.checkpoints import load_checkpoint
 from timesformer_jax.support.files import read_lines
+from timesformer_jax.video.sampling import evenly_spread_indices
 
 FILES = Path(__file__).parent / "earlier"
 
@@ -67,8 +68,10 @@ def test_preprocessing_and_labels_of_a_converted_directory(
     unpacked: Callable[[str], Path], expected: dict[str, np.ndarray]
 ) -> None:
     classify = VideoClassifier.from_pretrained(unpacked("converted"))
+    # That version spread even a clip over its parts; now it is taken as it is, so it gets the frames that were taken.
+    clips = expected["clips"][:, evenly_spread_indices(4, 4)]
     # float32: the same sums of some dozen terms, in an order that is the compiler's.
-    assert_close(classify.logits(list(expected["clips"])), expected["classifier"], 1e-5, "the logits")
+    assert_close(classify.logits(list(clips)), expected["classifier"], 1e-5, "the logits")
     names = [predictions[0].label for predictions in classify(list(expected["clips"]))]
     assert names == [f"class {number}" for number in expected["classifier"].argmax(axis=1)]
 

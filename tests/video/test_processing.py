@@ -299,7 +299,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         ({"do_pad": True}, "do_pad is True: it would change pixels and is not supported"),
         ({"offset": True}, "offset is True"),
         ({"size": 224, "default_to_square": True}, "default_to_square is True"),
-        ({"image_processor_type": "VivitImageProcessor"}, "VivitImageProcessor is not supported"),
+        ({"image_processor_type": "CLIPImageProcessor"}, "CLIPImageProcessor is not supported"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:

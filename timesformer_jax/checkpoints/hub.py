@@ -7,15 +7,13 @@ from pathlib import Path
 
 from ..errors import CheckpointError, first_line
 from ..support.files import read_json
-from ..video.processor_files import IMAGE_FILE, VIDEO_FILE
+from ..video.processor_files import PROCESSOR_FILES
 from .adapter_config import ADAPTER_CONFIG
 from .adapters import ADAPTER_WEIGHTS
 from .huggingface import WEIGHTS_FILES
 from .tensors import shard_names
 
 logger = logging.getLogger("timesformer_jax")
-
-PROCESSOR_FILES = (IMAGE_FILE, VIDEO_FILE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,8 +33,9 @@ class CheckpointInfo:
     Attributes:
         config: the config of the model, with any overrides.
         source: where the checkpoint is.
-        processor: the preprocessing that the weights file or a ViT tells; None where `source.processor_file` tells it,
-            or nothing does.
+        processor: the preprocessing that the user gave, or the weights file or a ViT tells; None where
+            `source.processor_file` tells it, or nothing does.
+        resized: whether the user gave the size of the frames (`image_size`).
         unknown_order: a sentence that asks for the channel order of the frames; None where it is known.
         channel_order: the channel order that the user gave, if any.
     """
@@ -42,6 +43,7 @@ class CheckpointInfo:
     config: TimesformerConfig
     source: Source
     processor: VideoProcessor | None = None
+    resized: bool = False
     unknown_order: str | None = None
     channel_order: ChannelOrder | None = None
 
@@ -96,6 +98,7 @@ def open_checkpoint(
     patch_order: PatchOrder | None = None,
     training_weights: TrainingWeights | None = None,
     base: str | PathLike[str] | None = None,
+    processor: VideoProcessor | str | PathLike[str] | None = None,
     **overrides: Any,
 ) -> OpenCheckpoint:
     """Finds out what a checkpoint of any format is, and reads its config but not its weights.
@@ -116,6 +119,7 @@ def open_checkpoint(
         training_weights: the moving average ("ema") of a training run's parameters or those of its last step ("last");
             None takes the average where there is one. Likewise for a weights file with both (see weights_file.py).
         base: the checkpoint that an adapter is merged into; None takes the one that the adapter names.
+        processor: a preprocessing, or the file or directory that tells it, instead of the checkpoint's own.
         **overrides: fields of the config to change, or to tell where a file without a config does not. The weights are
             adapted, and the names of what is new, resized or dropped are logged as a warning.
 
@@ -156,15 +160,25 @@ def open_checkpoint(
             "which no TimeSformer has; give num_labels for a new classifier."
         )
 
-    info = CheckpointInfo(config=config, source=found, channel_order=channel_order)
+    resized = overrides.get("image_size") is not None
+    info = CheckpointInfo(config=config, source=found, channel_order=channel_order, resized=resized)
     if stored.processor is not None:
         mean, std = stored.processor.image_mean, stored.processor.image_std
         order = channel_order or stored.processor.channel_order
-        processor = published_processor(config, image_mean=mean, image_std=std, channel_order=order)
-        info = dataclasses.replace(info, processor=processor)
+        own = published_processor(config, image_mean=mean, image_std=std, channel_order=order)
+        arithmetic = ("do_rescale", "rescale_factor", "offset", "do_normalize")
+        own = dataclasses.replace(own, **{name: getattr(stored.processor, name) for name in arithmetic})
+        info = dataclasses.replace(info, processor=own)
     if stored.unknown_order is not None and channel_order is None:
         message = f"{found.name}: the channel order of its frames is not known ({stored.unknown_order}); give "
         info = dataclasses.replace(info, unknown_order=f'{message}channel_order="rgb" or "bgr".')
+
+    if processor is not None:
+        given = processor if isinstance(processor, VideoProcessor) else VideoProcessor.from_pretrained(processor)
+        order = given.channel_order if channel_order is None else channel_order
+        info = dataclasses.replace(info, processor=dataclasses.replace(given, channel_order=order))
+        if isinstance(processor, VideoProcessor):  # which has an order, where a file may be without
+            info = dataclasses.replace(info, unknown_order=None)
 
     def read() -> Checkpoint:
         if isinstance(found, AdapterSource):
@@ -211,10 +225,27 @@ def processor_for(checkpoint: CheckpointInfo) -> VideoProcessor:
         raise CheckpointError(checkpoint.unknown_order)
     order = checkpoint.channel_order
     if checkpoint.processor is None and checkpoint.source.processor_file is not None:
-        # It says so if it is not RGB.
-        processor = VideoProcessor.from_pretrained(checkpoint.source.processor_file.parent)
-        return processor if order is None else dataclasses.replace(processor, channel_order=order)
-    processor = checkpoint.processor or published_processor(checkpoint.config, channel_order=order or "rgb")
-    if processor.channel_order != "rgb":
-        say(f"{checkpoint.source.name}: frames are given to the model in the channel order BGR.")
+        processor = VideoProcessor.from_pretrained(checkpoint.source.processor_file.parent)  # says so if not RGB
+        processor = processor if order is None else dataclasses.replace(processor, channel_order=order)
+    else:
+        processor = checkpoint.processor or published_processor(checkpoint.config, channel_order=order or "rgb")
+        if processor.channel_order != "rgb":
+            say(f"{checkpoint.source.name}: frames are given to the model in the channel order BGR.")
+    return _at_image_size(processor, checkpoint)
+
+
+def _at_image_size(processor: VideoProcessor, checkpoint: CheckpointInfo) -> VideoProcessor:
+    """The preprocessing at the model's size where the user gave one, or a training run had it."""
+    size, (height, width) = processor.output_size, checkpoint.config.image_shape
+    if checkpoint.resized or checkpoint.source.layout == "training run":
+        return processor.with_output_size(height, width)
+    if size is not None and size != (height, width):
+        logger.warning(
+            "%s: its preprocessing makes frames of %d x %d pixels, and its config.json says image_size %d x %d; "
+            "such frames are used, and position embeddings resized to them. image_size (--config.image-size) chooses.",
+            checkpoint.source.name,
+            *size,
+            height,
+            width,
+        )
     return processor

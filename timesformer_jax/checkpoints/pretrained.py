@@ -139,6 +139,7 @@ class PretrainedModel:
                 `save_converted`).
         """
         require_known(self.config)
+        self._say_other_size(processor)
         with fill_directory(Path(directory), stale=is_weights_file) as temporary:
             save_state_dict(temporary, params, self.config, max_shard_size)
             if processor is not None:
@@ -162,12 +163,23 @@ class PretrainedModel:
         if directory.exists() and not is_converted(directory) and (directory.is_file() or any(directory.iterdir())):
             raise CheckpointError(f"{directory} is no converted directory, so it is not replaced; choose another name.")
         require_params(params, self.config)
+        self._say_other_size(processor)
         with write_atomically(directory) as temporary:
             temporary.mkdir()
             self.config.save_json_file(temporary / "config.json")
             if processor is not None:
                 processor.save_pretrained(temporary)
             save_params(temporary, params)
+
+    def _say_other_size(self, processor: VideoProcessor | None) -> None:
+        """Logs that a preprocessing is not of the model's size."""
+        size, own = processor and processor.output_size, self.config.image_shape
+        if size is not None and size != own:
+            logger.warning(
+                "the preprocessing that is saved makes frames of %d x %d pixels, the model's image_size is %d x %d; "
+                "processor.with_output_size(%d, %d) makes it fit.",
+                *(*size, *own, *own),
+            )
 
     def push_to_hub(
         self,

@@ -12,9 +12,10 @@ from ..config import TimesformerConfig
 from ..errors import CheckpointError
 from ..presets import published_sampling_rate
 from ..support.progress import say
+from ..video.processor_files import find_processor_files
 from .adapter_config import ADAPTER_CONFIG, AdapterConfig
 from .adapters import ADAPTER_WEIGHTS, adapter_weights, find_adapter
-from .hub import PROCESSOR_FILES, HubOptions, download
+from .hub import HubOptions, download
 from .huggingface import WEIGHTS_FILES, find_weights
 from .orbax_directory import PARAMS, is_converted
 from .trainer_directory import model_in_trainer_directory, require_merged
@@ -47,8 +48,7 @@ class Source:
         """The processor's settings, where the checkpoint has them, or else the Trainer's directory that it is in."""
         in_trainer = re.fullmatch(r"checkpoint-\d+", self.directory.name) is not None
         places = [self.directory, self.directory.parent] if in_trainer else [self.directory]
-        files = (place / name for place in places for name in PROCESSOR_FILES)
-        return next((file for file in files if file.is_file()), None)
+        return next((file for place in places for file in find_processor_files(place)), None)
 
     def config(self) -> TimesformerConfig:
         """The checkpoint's config.json; for a published model with the sampling it was trained with.
@@ -63,6 +63,8 @@ class Source:
         config = TimesformerConfig.from_json_file(file)
         if config.sampling_rate is None:
             config = config.replace(sampling_rate=published_sampling_rate(self.name))
+        if self.layout == "training run":  # training is with cross-entropy, whatever its start was trained for
+            config = config.replace(problem_type="single_label_classification")
         return config
 
 

@@ -19,7 +19,7 @@ from ..errors import CheckpointError, ConfigError
 from ..parameters import BACKBONE
 from ..support.files import read_json
 from ..video.processing import VideoProcessor
-from ..video.processor_files import IMAGE_FILE
+from ..video.processor_files import find_processor_files, sections
 from .huggingface import torch_model
 from .names import PATCHES, config_from_shapes, renamed, sides, to_original, with_head_names
 from .stored_model import StoredModel
@@ -94,7 +94,7 @@ def open_transformers_vit(
     def own_name(name: str) -> str:
         return file.root + name if name.startswith("classifier.") else in_file(name.removeprefix(f"{BACKBONE}."))
 
-    return _start(file.path, config, named, own_name, dropped, known, _processor(file.path.parent / IMAGE_FILE))
+    return _start(file.path, config, named, own_name, dropped, known, _processor(file.path.parent))
 
 
 def _without_extras(path: Path, tensors: Tensors, prefix: str) -> tuple[Tensors, tuple[str, ...]]:
@@ -173,12 +173,15 @@ def _config_values(values: Mapping[str, Any]) -> dict[str, Any]:
     return taken | {"layer_norm_eps": values.get("layer_norm_eps", 1e-12), "attention_type": "space_only"}
 
 
-def _processor(file: Path) -> VideoProcessor:
-    """A preprocessing with the ViT's own mean and deviation, or those of ViTImageProcessor where there is no file."""
-    values = read_json(file, ConfigError) if file.is_file() else {}
-    return VideoProcessor.from_dict(
-        {name: values.get(name, [0.5] * 3) for name in ("image_mean", "image_std")}, str(file)
-    )
+def _processor(directory: Path) -> VideoProcessor:
+    """A preprocessing with the ViT's own arithmetic, or that of ViTImageProcessor where there is no file."""
+    file = next(iter(find_processor_files(directory)), None)
+    source, values = "", {}
+    if file is not None:
+        source, values = next(iter(sections(read_json(file, ConfigError), str(file)).items()))
+    names = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+    arithmetic = {name: values[name] for name in names if name in values}
+    return VideoProcessor.from_dict({"image_processor_type": "ViTImageProcessor", **arithmetic}, source)
 
 
 def _start(

@@ -35,6 +35,8 @@ class Classify:
         windows: slide over each whole video: classes for every window, and of the mean of their logits.
         overlap: share of a window that the next one covers again.
         seconds: length of a window at the video's mean frame rate; that of the training's clips when not given.
+        picture_template: names of the frames in directories of pictures that hold other series beside them, such as
+            img_{:05d}.jpg.
         dtype: type of the computation.
         weights: type of the stored weights; int8 takes a quarter of float32's memory.
         batch_size: clips on the devices together; 1 on a CPU and 8 elsewhere for each device when not given.
@@ -52,6 +54,7 @@ class Classify:
     windows: Flag = False
     overlap: float | None = None
     seconds: float | None = None
+    picture_template: str | None = None
     dtype: DTypeName = "float32"
     weights: Weights = "float"
     batch_size: int | None = None
@@ -101,8 +104,7 @@ class Classify:
         failures = 0
         with contextlib.ExitStack() as stack:
             count = stack.enter_context(counter(len(self.videos), "classifying")) if len(self.videos) > 1 else None
-            videos = [stream_of(video, self.video_stream) for video in self.videos]
-            for answer in classify.answers(videos, top_k=self.top_k, clips=self.clips):
+            for answer in classify.answers(self._opened(), top_k=self.top_k, clips=self.clips):
                 if count is not None:
                     count(1)
                 if answer.error is not None:
@@ -115,14 +117,20 @@ class Classify:
                     print_predictions(answer.predictions)
         return failures
 
+    def _opened(self) -> list[Any]:
+        from ..video.pictures import open_pictures
+
+        streams = (stream_of(video, self.video_stream) for video in self.videos)
+        return [open_pictures(video, self.picture_template) for video in streams]
+
     def _slide(self, classify: "VideoClassifier") -> int:
         """Prints the windows of each video; returns how many could not be read."""
         failures = 0
-        for video in self.videos:
+        for video in self._opened():
             try:
                 with contextlib.ExitStack() as stack:
                     answer = classify.windows(
-                        stream_of(video, self.video_stream),
+                        video,
                         overlap=self.overlap or 0.0,
                         seconds=self.seconds,
                         top_k=self.top_k,

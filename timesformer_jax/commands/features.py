@@ -30,6 +30,8 @@ class Features:
         model: a converted or Transformers directory, a weights file, or a Hub id.
         out: the file to write: .safetensors, .npz or .parquet.
         listing: a file that names further videos, one a line.
+        picture_template: names of the frames in directories of pictures that hold other series beside them, such as
+            img_{:05d}.jpg.
         kinds: cls: one of the clip. frames: one of each frame. patches: one of each patch of each frame, 4.8 MB for a
             video of a base model.
         batch_size: videos that are computed together.
@@ -45,6 +47,7 @@ class Features:
     model: str
     out: Path
     listing: Path | None = None
+    picture_template: str | None = None
     kinds: tuple[Literal["cls", "frames", "patches"], ...] = ("cls", "frames")
     batch_size: int = 1
     storage: Literal["float32", "float16"] = "float32"
@@ -92,6 +95,7 @@ class Features:
                 encoder,
                 videos,
                 self.out,
+                picture_template=self.picture_template,
                 kinds=self.kinds,
                 batch_size=self.batch_size,
                 storage=self.storage,

@@ -54,7 +54,7 @@ class ConfigChanges:
         attention_order: order of the steps of divided attention.
         position_embedding_type: which embeddings are added to patches.
         num_frames: frames of a clip; time embeddings are resized.
-        image_size: pixels; position embeddings are resized.
+        image_size: pixels, a side or height and width; position embeddings and the preprocessing are resized.
         num_labels: classes; the classifier is new where it is another number.
         num_attention_heads: heads of an original checkpoint that are not 64 wide.
         sampling_rate: source frames between sampled ones, at 30 frames per second.
@@ -64,7 +64,7 @@ class ConfigChanges:
     attention_order: AttentionOrder | None = None
     position_embedding_type: PositionEmbeddingType | None = None
     num_frames: int | None = None
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     num_labels: int | None = None
     num_attention_heads: int | None = None
     sampling_rate: float | None = None
@@ -76,6 +76,7 @@ class Loading:
 
     Attributes:
         labels: a file of label names, one a line or JSON, for a checkpoint that has none.
+        processor: a processor file, or a directory with one, instead of the checkpoint's own preprocessing.
         channel_order: order in the frames that an original checkpoint was trained on, where it does not tell.
         resize: how position embeddings are resized; bicubic for a ViT and nearest for a TimeSformer when not given.
         patch_order: how patches were flattened for a ViT whose patch embedding is a linear layer.
@@ -87,6 +88,7 @@ class Loading:
     """
 
     labels: Path | None = None
+    processor: Path | None = None
     channel_order: Literal["rgb", "bgr"] | None = None
     resize: Literal["nearest", "bicubic"] | None = None
     patch_order: Literal["channels_first", "channels_last"] | None = None
@@ -98,6 +100,6 @@ class Loading:
     def options(self) -> dict[str, Any]:
         """Gives the arguments of `load_checkpoint`."""
         fields = {name: value for name, value in dataclasses.asdict(self.config).items() if value is not None}
-        names = ("labels", "channel_order", "resize", "patch_order", "training_weights", "base")
+        names = ("labels", "processor", "channel_order", "resize", "patch_order", "training_weights", "base")
         own = {name: getattr(self, name) for name in names}
         return {**own, "hub": self.hub.options(), **fields}

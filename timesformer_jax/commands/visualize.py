@@ -22,6 +22,8 @@ class Visualize:
         video: a video file, or a directory of pictures.
         model: a converted or Transformers directory, a weights file, or a Hub id.
         out: the directory to write to; made if needed.
+        picture_template: names of the frames in directories of pictures that hold other series beside them, such as
+            img_{:05d}.jpg.
         method: what to draw; everything that the model has when not given. attention: of CLS to the patches of each
             frame. temporal: of a patch to its place in the other frames. rollout: all layers together. relevance: for a
             class, with gradients. embeddings: how alike those of places, and of frames, are.
@@ -39,6 +41,7 @@ class Visualize:
     video: tyro.conf.Positional[Path]
     model: str
     out: Path
+    picture_template: str | None = None
     method: tuple[Method, ...] = ()
     layer: int | None = None
     head: int | None = None
@@ -59,8 +62,10 @@ class Visualize:
             encoder = VideoEncoder.from_pretrained(
                 self.model, dtype=self.dtype, size=self.size, **self.loading.options()
             )
+        from ..video.pictures import open_pictures
+
         methods = self._methods(encoder)
-        frames = encoder.read(stream_of(self.video, self.video_stream))
+        frames = encoder.read(open_pictures(stream_of(self.video, self.video_stream), self.picture_template))
         self._require_choices(encoder.model.config, frames.shape[1:3])
         target = _class_index(encoder.model.config, self.target) if "relevance" in methods else None
         with show_progress("looking"):

@@ -13,8 +13,8 @@ from PIL import Image
 
 from ..video.notices import VideoWarning
 from ..video.packets import EncodedVideo
-from ..video.reading import Pictures, Video, read_by_rule
-from ..video.sampling import REFERENCE_FPS, clip_indices
+from ..video.reading import Video, read_by_rule
+from ..video.sampling import REFERENCE_FPS, clip_indices, stretched_indices
 from .config import Augmentation, ClipShape
 from .spans import Span, frames_between
 
@@ -29,6 +29,7 @@ def frame_indices(
 
     With a sampling rate a clip begins at the first of its positions, as a part of the room that its span leaves. With
     "segments" each frame is taken from its own part of the video, at its own position in it.
+    Pictures, whose rate is unknown, are spread over the clip where they are no more than it spans.
 
     Args:
         total: frames in the video.
@@ -37,6 +38,8 @@ def frame_indices(
         positions: numbers in [0, 1], one for each frame.
     """
     if clip.sampling_rate == "segments":
+        if fps is None and total <= clip.num_frames and (positions == 0.5).all():  # no more pictures than a clip has
+            return np.broadcast_to(stretched_indices(total, clip.num_frames), positions.shape)
         borders = np.round((total - 1) / clip.num_frames * np.arange(clip.num_frames + 1)).astype(np.int64)
         # Both borders of a part belong to it, as in the original. Of two frames in the middle the first is taken.
         steps = np.clip(positions * (np.diff(borders) + 1) - 1e-6, 0, np.diff(borders))
@@ -75,7 +78,7 @@ class ClipsOfSpan:
 
 
 def read_clips(
-    video: Video | EncodedVideo | Pictures,
+    video: Video | EncodedVideo,
     clip: ClipShape,
     positions: Float[np.ndarray, "*n t"],
     span: Span | None = None,

@@ -55,6 +55,8 @@ class DataConfig:
         video_template: what the files are called, by the columns of a list that names no files:
             "{youtube_id}_{time_start:06d}_{time_end:06d}.mp4" for Kinetics. A template without the times means whole
             videos, whose parts are read.
+        picture_template: names of the frames in folders of pictures that hold other series beside them, such as
+            img_{:05d}.jpg.
         workers: processes that decode videos; 0 decodes in threads of this one. One for each core when not given.
         prefetch: clips that each worker holds ready.
         max_bad_fraction: share of the videos that may be undecodable before training stops.
@@ -68,6 +70,7 @@ class DataConfig:
     train_split: str | None = None
     validation_split: str | None = None
     video_template: str | None = None
+    picture_template: str | None = None
     workers: int | None = None
     prefetch: int = 4
     max_bad_fraction: float = 0.05

@@ -95,6 +95,8 @@ def normalize(
     if processor.channel_order == "bgr":
         frames = frames[..., ::-1]
     pixel_values = frames.astype(dtype) * (processor.rescale_factor if processor.do_rescale else 1)
+    if processor.offset:
+        pixel_values -= 1
     if not processor.do_normalize:
         return pixel_values
     return (pixel_values - jnp.asarray(processor.image_mean, dtype)) / jnp.asarray(processor.image_std, dtype)

@@ -226,7 +226,8 @@ def _record(videos: Videos, indices: Sequence[int]) -> tuple[bytes, list[int]]:
     if isinstance(source, EncodedVideo):
         record["video"] = source.data
     else:
-        record["pictures"] = {name: source.read(name) for name in source.names}
+        frames = set(source.series().names)
+        record["pictures"] = {name: source.read(name) for name in source.names if name in frames}
     packed: Any = msgpack.packb(record)
     return packed, [index for index in indices if not _begins_within(videos.span(index), info)]
 

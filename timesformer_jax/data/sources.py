@@ -15,6 +15,7 @@ from .config import DataConfig
 from .files import VideoFiles, video_files
 from .hf_datasets import find_tables, open_tables
 from .listing import Choice, read_list
+from .picture_templates import with_picture_template
 from .published import hmdb_files
 from .shards import MANIFEST, PackedVideos
 from .videos import Videos, fingerprint
@@ -62,6 +63,10 @@ def open_data(config: DataConfig, *, earlier: Sequence[str] = ()) -> DataSets:
         validation = read_videos(
             config.validation, root=config.root, classes=config.classes, known=known, choice=choice
         )
+    train, validation = (
+        None if videos is None else with_picture_template(videos, config.picture_template)
+        for videos in (train, validation)
+    )
     return DataSets(train, validation)
 
 

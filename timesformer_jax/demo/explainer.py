@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from ..inference.classifier import VideoClassifier
 from ..inference.predictions import Prediction, best_predictions
@@ -71,9 +71,10 @@ class Explainer:
     @property
     def grid(self) -> tuple[int, int] | None:
         """Rows and columns of patches; None where they depend on the video."""
-        if not self.encoder.processor.do_center_crop:
+        size = self.encoder.processor.output_size
+        if size is None:
             return None
-        height, width = cast(tuple[int, int], self.encoder.processor.crop_size)
+        height, width = size
         patch_height, patch_width = self.encoder.model.config.patch_shape
         return height // patch_height, width // patch_width
 

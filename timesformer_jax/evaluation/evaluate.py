@@ -85,7 +85,7 @@ def evaluate(
     batches = EvaluationBatches(
         videos,
         data,
-        clip=ClipShape(config.num_frames, *config.image_shape, rate),
+        clip=ClipShape(config.num_frames, *(processor.output_size or config.image_shape), rate),
         batch_size=batch_size,
         views=views,
         bad_list=None if directory is None else directory / BAD_VIDEOS,
@@ -125,5 +125,8 @@ def evaluate(
 
 def model_fingerprint(config: TimesformerConfig, processor: VideoProcessor, params: Params) -> str:
     """A short text that tells one model from another by its weights, settings and preprocessing."""
-    parts = [config.to_dict(), dataclasses.asdict(processor), fingerprints(params)]
+    preprocessing = dataclasses.asdict(processor)
+    if not processor.offset:  # as before there was one
+        del preprocessing["offset"]
+    parts = [config.to_dict(), preprocessing, fingerprints(params)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

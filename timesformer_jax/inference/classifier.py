@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 
 from ..checkpoints.hub import HubOptions
 from ..checkpoints.mapping import Params
-from ..checkpoints.open import open_checkpoint, processor_for
+from ..checkpoints.open import open_checkpoint, processor_for, published_processor
 from ..checkpoints.source import Source
 from ..errors import VideoError
 from ..model.embeddings import check_pixel_values
@@ -23,7 +23,7 @@ from ..model.modeling import TimesformerForVideoClassification
 from ..support.dtypes import require_x64
 from ..support.prefetch import batched, prefetch, prefetch_map
 from ..video.processing import VideoProcessor
-from ..video.reading import Video, clip_rule, read_by_rule, read_clip
+from ..video.reading import Pictures, Video, clip_rule, read_by_rule, read_clip, say_short
 from ..video.sampling import REFERENCE_FPS, SlidingWindows, spread_clips
 from ..video.streaming import stream_clips
 from .batching import Forward, Variables, Weights, compile_ahead
@@ -59,7 +59,7 @@ class VideoClassifier:
         precision: jax.lax.PrecisionLike = None,
         weights: Weights = "float",
         batch_size: int | None = None,
-        processor: VideoProcessor | None = None,
+        processor: VideoProcessor | str | PathLike[str] | None = None,
         mesh: Mesh | None = None,
         hub: HubOptions | None = None,
         wait: bool = True,
@@ -74,8 +74,9 @@ class VideoClassifier:
             precision: of matrix products.
             weights: "int8" keeps kernels in eight bits (`quantization`).
             batch_size: clips on the devices together, at most; None is 1 on a CPU and 8 elsewhere, for each device.
-            processor: instead of the checkpoint's own preprocessing; a checkpoint without any gets that of the
-                published TimeSformer models at the config's image size.
+            processor: a preprocessing, or the file that tells it, instead of the checkpoint's own; a checkpoint without
+                any gets that of the published TimeSformer models at the config's image size. A given `image_size` is
+                that of the preprocessing, too.
             mesh: devices that share the work (`sharding.make_mesh`); None is one device.
             hub: how to reach the Hub.
             wait: whether to wait for the weights; otherwise they are read, and the model compiled, while the caller
@@ -89,8 +90,8 @@ class VideoClassifier:
         """
         require_x64(dtype, param_dtype)
         storage = None if param_dtype is None else np.dtype(jnp.dtype(param_dtype))
-        opened = open_checkpoint(source, head=True, dtype=storage, hub=hub, **overrides)
-        processor = processor or processor_for(opened)
+        opened = open_checkpoint(source, head=True, dtype=storage, hub=hub, processor=processor, **overrides)
+        processor = processor_for(opened)
         stored = storage or np.dtype(jnp.dtype(dtype))
         model = TimesformerForVideoClassification(opened.config, dtype=dtype, param_dtype=stored, precision=precision)
         folded_processor = processor_to_fold(model, processor)
@@ -123,12 +124,12 @@ class VideoClassifier:
         Args:
             model: the Flax module.
             params: its parameters.
-            processor: how frames become pixel values; None is that of the published models.
+            processor: how frames become pixel values; None is that of the published models, at the model's size.
             weights: as for `from_pretrained`.
             batch_size: as for `from_pretrained`.
             mesh: as for `from_pretrained`.
         """
-        processor = processor or VideoProcessor()
+        processor = processor or published_processor(model.config)
         folded = processor_to_fold(model, processor)
         variables = folded_variables(model, params, folded, weights, in_place=False)
         return cls(model, processor, Forward(inference_module(model, folded), variables, batch_size, mesh))
@@ -174,14 +175,18 @@ class VideoClassifier:
         """Reads and prepares the clips of a video, (clips, t, h, w, 3)."""
         rate, num_frames = self._rate, self.model.config.num_frames
         if clips == 1:
-            return read_by_rule(video, clip_rule(num_frames, rate), prepare=self._prepare_frame)[None]
+            rule = clip_rule(num_frames, rate)
+            return read_by_rule(video, rule, prepare=self._prepare_frame, said_of=(num_frames, rate))[None]
         if rate is None:
             raise VideoError(
                 "several clips of a video need the training's sampling rate, which this checkpoint does not tell: "
                 "give sampling_rate."
             )
         return read_by_rule(
-            video, lambda total, fps: spread_clips(total, fps, num_frames, rate, clips), prepare=self._prepare_frame
+            video,
+            lambda total, fps: spread_clips(total, fps, num_frames, rate, clips),
+            prepare=self._prepare_frame,
+            said_of=(num_frames, rate),
         )
 
     def _prepare_frame(self, frame: UInt8[np.ndarray, "h w 3"]) -> np.ndarray:
@@ -197,7 +202,7 @@ class VideoClassifier:
         Raises:
             VideoError: a video can't be read.
         """
-        listed = [videos] if isinstance(videos, str | PathLike | np.ndarray) else videos
+        listed = [videos] if isinstance(videos, str | PathLike | np.ndarray | Pictures) else videos
         rows: list[np.ndarray] = []
         for _, logits in self._each(listed, clips):
             if isinstance(logits, VideoError):
@@ -225,7 +230,7 @@ class VideoClassifier:
             VideoError: a video can't be read. (`answers` goes on to the others.)
         """
         rows = [best_predictions(row, self.model.config, top_k) for row in self.logits(videos, clips=clips)]
-        return rows[0] if isinstance(videos, str | PathLike | np.ndarray) else rows
+        return rows[0] if isinstance(videos, str | PathLike | np.ndarray | Pictures) else rows
 
     def answers(self, videos: Iterable[Video], *, top_k: int = 5, clips: int = 1) -> Iterator[Answer]:
         """Classifies many videos in order; the next ones are prefetched while the device computes.
@@ -285,6 +290,7 @@ class VideoClassifier:
             rows += list(self.forward(np.stack(batch)))
             if progress is not None:
                 progress(len(rows), len(plan.starts(*lengths[-1])))
+        say_short(video, *lengths[-1], num_frames, rate)
         config = self.model.config
         answers = [
             WindowAnswer(start, end, best_predictions(row, config, top_k), row)

@@ -259,8 +259,8 @@ def _pixel_scale(processor: VideoProcessor) -> tuple[float, Array64, Array64]:
     """Factor, mean and standard deviation."""
     factor = processor.rescale_factor if processor.do_rescale else 1.0
     if not processor.do_normalize:
-        return factor, np.zeros(3), np.ones(3)
-    return factor, np.asarray(processor.image_mean), np.asarray(processor.image_std)
+        return factor, np.full(3, float(processor.offset)), np.ones(3)
+    return factor, np.asarray(processor.image_mean) + processor.offset, np.asarray(processor.image_std)
 
 
 def _pixel_centre(processor: VideoProcessor) -> tuple[int, ...]:

@@ -38,9 +38,8 @@ def processor_to_fold(model: TimesformerForVideoClassification, processor: Video
 
 def clip_shape(model: TimesformerForVideoClassification, processor: VideoProcessor) -> tuple[int, ...] | None:
     """The shape of a clip; None where it depends on the video."""
-    if not processor.do_center_crop or isinstance(processor.crop_size, int):
-        return None
-    return (model.config.num_frames, *processor.crop_size, 3)
+    size = processor.output_size
+    return None if size is None else (model.config.num_frames, *size, 3)
 
 
 def in_background(task: Callable[[], Variables]) -> Future[Variables]:

@@ -83,7 +83,7 @@ def best_predictions(logits: Float[np.ndarray, " labels"], config: TimesformerCo
 def scores_of(logits: Float[np.ndarray, " labels"], config: TimesformerConfig) -> Float[np.ndarray, " labels"]:
     """Gives the probabilities that the config's `problem_type` asks for."""
     values = logits.astype(np.float64)
-    if config.problem_type == "regression" or config.num_labels == 1:
+    if (config.problem_type or ("regression" if config.num_labels == 1 else None)) == "regression":
         return values
     if config.problem_type == "multi_label_classification":
         return 0.5 * (1 + np.tanh(0.5 * values))  # the logistic function, which can't overflow this way

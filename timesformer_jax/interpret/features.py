@@ -29,6 +29,7 @@ from ..support.compilation import compiler_options
 from ..support.files import write_atomically
 from ..support.prefetch import batched, prefetch_map
 from ..video.packets import FileStream
+from ..video.pictures import open_pictures
 from .feature_files import FeatureTable, require_writable, write_features
 from .layer_attentions import Model, backbone, grid_of
 from .relevance import final_norm
@@ -97,6 +98,7 @@ def extract_features(
     videos: Sequence[str | PathLike[str]],
     file: str | Path,
     *,
+    picture_template: str | None = None,
     kinds: Sequence[EmbeddingKind] = ("cls", "frames"),
     batch_size: int = 1,
     storage: Literal["float32", "float16"] = "float32",
@@ -110,6 +112,8 @@ def extract_features(
         encoder: the model with its preprocessing.
         videos: files (or a `FileStream` of one), or directories of pictures.
         file: ends in .safetensors, .npz or .parquet, which tells the format.
+        picture_template: names of the frames in directories of pictures, such as "img_{:05d}.jpg"; None where the
+            pictures' own names tell.
         kinds: which embeddings. Those of patches are large: 4.8 MB for a video of a base model.
         batch_size: videos that are computed together.
         storage: type of the numbers in the file.
@@ -125,7 +129,7 @@ def extract_features(
     require_writable(file, overwrite=overwrite)
     if not kinds or batch_size < 1:
         raise TimesformerError("at least one kind of embedding and a batch of at least one video are needed.")
-    if not encoder.processor.do_center_crop:  # rows of one file have one shape
+    if encoder.processor.output_size is None:  # rows of one file have one shape
         raise TimesformerError(
             f"the preprocessing of {encoder.name} leaves each video its own shape; pass --size HEIGHT WIDTH."
         )
@@ -134,14 +138,14 @@ def extract_features(
     partial = _open_partial(file, settings, overwrite)
 
     files = {str(video): video for video in videos}
-    paths = {name: partial / f"{_key(video)}.safetensors" for name, video in files.items()}
+    paths = {name: partial / f"{_key(video, picture_template)}.safetensors" for name, video in files.items()}
     finished = {name for name, path in paths.items() if _is_whole(path)}
     done(len(finished))
     failures: dict[str, str] = {}
 
     def read(name: str) -> Frames | VideoError:
         try:
-            return encoder.read(files[name])
+            return encoder.read(open_pictures(files[name], picture_template))
         except VideoError as error:
             return error
 
@@ -246,11 +250,13 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _key(video: str | PathLike[str]) -> str:
+def _key(video: str | PathLike[str], picture_template: str | None) -> str:
     """A name for a video's embeddings, which changes when the video does."""
     path = Path(video)
     state = path.stat() if path.exists() else None
     version = (str(path.absolute()), state and state.st_size, state and state.st_mtime_ns)
     if isinstance(video, FileStream):
         version = (*version, video.number)
+    if picture_template is not None:
+        version = (*version, picture_template)
     return hashlib.sha256(repr(version).encode()).hexdigest()[:32]

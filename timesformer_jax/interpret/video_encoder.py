@@ -66,9 +66,7 @@ class VideoEncoder:
         processor = processor_for(checkpoint)
         if size is not None:
             _require_whole_patches(size, checkpoint.config)
-            processor = dataclasses.replace(
-                processor, do_resize=True, do_center_crop=True, size=min(size), crop_size=size
-            )
+            processor = processor.with_output_size(*size)
         kind = TimesformerForVideoClassification if BACKBONE in checkpoint.params else TimesformerModel
         model, params = kind.from_checkpoint(checkpoint, dtype=dtype)
         return cls(model, params, processor, checkpoint.source.name)

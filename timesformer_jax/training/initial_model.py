@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from ..checkpoints.mapping import Params, mapping_table, set_leaf
-from ..checkpoints.open import load_checkpoint, processor_for
+from ..checkpoints.open import open_checkpoint, processor_for
 from ..config import TimesformerConfig
 from ..data.config import ClipShape
 from ..errors import ConfigError
@@ -18,9 +18,13 @@ from ..model.modeling import TimesformerForVideoClassification
 from ..schemes import attention_steps
 from ..support.dtypes import require_x64
 from ..support.files import write_atomically
+from ..support.progress import say
 from ..video.processing import VideoProcessor
 from .recipe import ModelOptions
 from .run_directory import RunDirectory
+
+TRAINED_FOR = {"problem_type": "single_label_classification"}
+"""What the loss, cross-entropy, is for, whatever the checkpoint was trained for that training starts from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +69,20 @@ def start_from_recipe(options: ModelOptions, classes: Sequence[str], seed: int) 
         ConfigError: the recipe asks for an impossible model.
     """
     require_x64(options.dtype)
-    overrides = options.overrides() | {"id2label": dict(enumerate(classes))}
+    overrides = options.overrides() | {"id2label": dict(enumerate(classes)), **TRAINED_FOR}
     dtype = np.dtype(jnp.dtype(param_dtype(options)))
     if options.checkpoint is not None:
-        checkpoint = load_checkpoint(options.checkpoint, head=True, dtype=dtype, base=options.base, **overrides)
-        return Start(make_model(checkpoint.config, options), processor_for(checkpoint), checkpoint.params)
+        arguments: dict[str, Any] = {"head": True, "dtype": dtype, "base": options.base, **overrides}
+        opened = open_checkpoint(options.checkpoint, processor=options.processor, **arguments)
+        processor = processor_for(opened)
+        size = processor.output_size or opened.config.image_shape
+        if size != opened.config.image_shape:  # the frames are those of the preprocessing: so shall the model be
+            arguments["image_size"] = size
+            opened = open_checkpoint(opened.source, **arguments)
+        if processor.output_size is None:
+            say(f"frames are cropped to {size[0]} x {size[1]} pixels, also by the trained model's preprocessing.")
+        checkpoint = opened.read()
+        return Start(make_model(checkpoint.config, options), processor.with_output_size(*size), checkpoint.params)
     config = TimesformerConfig.preset(options.architecture, **overrides)
     model = make_model(config, options)
     height, width = config.image_shape
@@ -111,8 +124,9 @@ def start_from_directory(run: RunDirectory, options: ModelOptions) -> Start | No
     if not file.exists():
         return None
     require_x64(options.dtype)
-    model = make_model(TimesformerConfig.from_json_file(file), options)
-    return Start(model, VideoProcessor.from_pretrained(run.model), None)
+    model = make_model(TimesformerConfig.from_json_file(file).replace(**TRAINED_FOR), options)
+    processor = VideoProcessor.from_pretrained(run.model).with_output_size(*model.config.image_shape)
+    return Start(model, processor, None)
 
 
 def save_start(run: RunDirectory, start: Start) -> None:

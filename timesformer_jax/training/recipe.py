@@ -23,12 +23,13 @@ class ModelOptions:
         checkpoint: what to start from: a TimeSformer or an image ViT of any format, or a Hub id; random weights when
             not given.
         base: the checkpoint that a PEFT adapter is merged into, where it is not the one that the adapter names.
+        processor: a processor file, or a directory with one, instead of the checkpoint's own preprocessing.
         architecture: a published model's (such as base-k400) for a start from random weights.
         attention_type: scheme of attention; when not given that of the checkpoint or architecture, as for those below.
         attention_order: of the steps of divided attention.
         position_embedding_type: what is added to patches: embeddings of space and time, of space, or none.
         num_frames: frames of a clip.
-        image_size: pixels, a side of the crop.
+        image_size: pixels, a side of the crop; the preprocessing is resized, too.
         sampling_rate: frames from one sampled frame to the next in a video at 30 frames a second; "segments" takes one
             frame from each of `num_frames` equal parts.
         patch_size: pixels, a side of a patch.
@@ -50,6 +51,7 @@ class ModelOptions:
 
     checkpoint: str | None = None
     base: str | None = None
+    processor: str | None = None
     architecture: str = "base-k400"
     attention_type: AttentionType | None = None
     attention_order: AttentionOrder | None = None

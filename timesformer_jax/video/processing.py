@@ -22,8 +22,8 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from ..errors import ConfigError, VideoError
-from ..support.files import read_json, write_atomically
-from .processor_files import IMAGE_FILE, VIDEO_FILE, read_settings
+from ..support.files import write_atomically
+from .processor_files import IMAGE_FILE, read_processors, read_settings, sections
 
 Frame = UInt8[np.ndarray, "h w 3"] | Image.Image
 Clip = UInt8[np.ndarray, "t h w 3"] | Sequence[Frame]
@@ -41,6 +41,7 @@ class VideoProcessor:
         crop_size: (height, width) of the cut, in pixels; one number makes a square.
         do_rescale: whether to multiply by `rescale_factor`.
         rescale_factor: brings pixels from [0, 255] to [0, 1].
+        offset: whether 1 is subtracted from what was rescaled, as VivitImageProcessor does.
         do_normalize: whether to subtract `image_mean` and then divide by `image_std`.
         image_mean: for each channel, or one number for all.
         image_std: for each channel, or one number for all.
@@ -59,6 +60,7 @@ class VideoProcessor:
     crop_size: int | tuple[int, int] = (224, 224)
     do_rescale: bool = True
     rescale_factor: float = 1 / 255
+    offset: bool = False
     do_normalize: bool = True
     image_mean: float | tuple[float, ...] = (0.45, 0.45, 0.45)
     image_std: float | tuple[float, ...] = (0.225, 0.225, 0.225)
@@ -66,7 +68,7 @@ class VideoProcessor:
     other: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):
-        for name in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
+        for name in ("do_resize", "do_center_crop", "do_rescale", "offset", "do_normalize"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be true or false.")
         crop_size = self.crop_size if isinstance(self.crop_size, tuple) else (self.crop_size, self.crop_size)
@@ -78,6 +80,8 @@ class VideoProcessor:
         if self.resample not in list(Image.Resampling) or isinstance(self.resample, bool):
             known = ", ".join(f"{int(filter)} ({filter.name.lower()})" for filter in Image.Resampling)
             raise ConfigError(f"resample is {self.resample!r}: the known filters are {known}.")
+        if self.offset and not self.do_rescale:
+            raise ConfigError("offset is true, but do_rescale is false: what is not rescaled can't be moved by 1.")
         if not _is_number(self.rescale_factor, float):
             raise ConfigError(f"rescale_factor is {self.rescale_factor!r}: it must be a finite number.")
         for name in ("image_mean", "image_std"):
@@ -90,6 +94,31 @@ class VideoProcessor:
             object.__setattr__(self, name, tuple(map(float, channels)))
         if self.channel_order not in ("rgb", "bgr"):
             raise ConfigError(f'channel_order is {self.channel_order!r}: it must be "rgb" or "bgr".')
+
+    @property
+    def output_size(self) -> tuple[int, int] | None:
+        """(height, width) of the frames that come out, in pixels; None where they depend on those that go in."""
+        if self.do_center_crop:
+            return cast(tuple[int, int], self.crop_size)
+        return self.size if self.do_resize and isinstance(self.size, tuple) else None
+
+    def with_output_size(self, height: int, width: int) -> "VideoProcessor":
+        """The same preprocessing for frames of another size, which shows the same part of a picture.
+
+        Where frames of any size came out, they are resized and cropped as for the published models.
+        """
+        before = self.output_size
+        if before == (height, width):
+            return self
+        changes: dict[str, Any] = {"crop_size": (height, width)}
+        if before is None:
+            changes |= {"do_resize": True, "do_center_crop": True, "size": min(height, width)}
+        elif isinstance(self.size, tuple):
+            sides = zip(self.size, (height, width), before, strict=True)
+            changes["size"] = tuple(max(round(side * new / old), 1) for side, new, old in sides)
+        else:
+            changes["size"] = max(round(self.size * min(height, width) / min(before)), 1)
+        return replace(self, **changes)
 
     def __call__(
         self, videos: Clip | Sequence[Clip] | UInt8[np.ndarray, "b t h w 3"]
@@ -136,7 +165,7 @@ class VideoProcessor:
         """
         levels = np.arange(256, dtype=np.float32)
         if self.do_rescale:
-            levels = (np.arange(256, dtype=np.float64) * self.rescale_factor).astype(np.float32)
+            levels = (np.arange(256, dtype=np.float64) * self.rescale_factor).astype(np.float32) - self.offset
         table = np.repeat(levels[:, None], 3, axis=1)
         if self.do_normalize:
             table = (table - np.array(self.image_mean, np.float32)) / np.array(self.image_std, np.float32)
@@ -169,7 +198,7 @@ class VideoProcessor:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = IMAGE_FILE) -> "VideoProcessor":
-        """Reads the contents of a processor file of Transformers, 4.x or 5.x.
+        """Reads the contents of a processor file of Transformers, 4.x or 5.x; of several processors in it the first.
 
         Args:
             values: what the file holds. Missing keys take the defaults of the class that the file names.
@@ -180,33 +209,41 @@ class VideoProcessor:
         """
         try:
             known = {field.name for field in fields(cls)} - {"other"}
-            return cls(**read_settings(values, known, is_video_file=Path(source).name == VIDEO_FILE))
+            source, values = next(iter(sections(values, source).items()))
+            return cls(**read_settings(values, known, source=source))
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as Transformers 4.x and 5.x read them, in the layout of VideoMAEImageProcessor."""
+        """The settings as Transformers 4.x and 5.x read them, in the layout of VideoMAEImageProcessor.
+
+        With an `offset` it is that of VivitImageProcessor.
+        """
         crop_height, crop_width = cast(tuple[int, int], self.crop_size)
         size = self.size
-        values: dict[str, Any] = {key: json.loads(text) for key, text in self.other}
-        values |= {field.name: getattr(self, field.name) for field in fields(self) if field.name != "other"}
-        values |= {
-            "image_processor_type": "VideoMAEImageProcessor",
-            "size": {"height": size[0], "width": size[1]} if isinstance(size, tuple) else {"shortest_edge": size},
-            "crop_size": {"height": crop_height, "width": crop_width},
-            "image_mean": list(cast(tuple[float, ...], self.image_mean)),
-            "image_std": list(cast(tuple[float, ...], self.image_std)),
-        }
-        if self.channel_order == "rgb":
-            del values["channel_order"]
-        return values
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "other"}
+        for name, default in (("channel_order", "rgb"), ("offset", False)):
+            if own[name] == default:
+                del own[name]
+        return (
+            {key: json.loads(text) for key, text in self.other}
+            | own
+            | {
+                "image_processor_type": "VivitImageProcessor" if self.offset else "VideoMAEImageProcessor",
+                "size": {"height": size[0], "width": size[1]} if isinstance(size, tuple) else {"shortest_edge": size},
+                "crop_size": {"height": crop_height, "width": crop_width},
+                "image_mean": list(cast(tuple[float, ...], self.image_mean)),
+                "image_std": list(cast(tuple[float, ...], self.image_std)),
+            }
+        )
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str]) -> "VideoProcessor":
         """Reads a processor file, or the one in a checkpoint's directory.
 
-        Where a directory holds both preprocessor_config.json and video_preprocessor_config.json, the first is used, as
-        Transformers' AutoImageProcessor does, with a warning if the two would give other pixels.
+        Where a directory holds several of preprocessor_config.json, video_preprocessor_config.json and
+        processor_config.json, the first is used, as Transformers' AutoImageProcessor does, with a warning that names
+        the others if they would give other pixels. So it is with two processors in a processor_config.json.
 
         Args:
             path: a checkpoint's directory or a file.
@@ -215,23 +252,25 @@ class VideoProcessor:
             ConfigError: if there is no such file, it isn't JSON or `from_dict` refuses it.
         """
         path = Path(path)
-        files = [path / IMAGE_FILE, path / VIDEO_FILE] if path.is_dir() else [path]
-        found = [file for file in files if file.is_file()]
-        if not found:
-            names = f"{IMAGE_FILE} or {VIDEO_FILE} in {path}" if path.is_dir() else str(path)
-            raise ConfigError(f"There is no {names}; give a checkpoint's directory or a processor file.")
-        processor, *others = (cls.from_dict(read_json(file, ConfigError), str(file)) for file in found)
-        for other in others:
-            if replace(other, other=processor.other) != processor:
-                names = [f.name for f in fields(cls)[:-1] if getattr(other, f.name) != getattr(processor, f.name)]
-                warnings.warn(
-                    f"{found[1]} differs from {IMAGE_FILE} beside it in {', '.join(names)}; {IMAGE_FILE} is used. "
-                    "Give the path of the other file to use that.",
-                    stacklevel=2,
-                )
+        found, notes = read_processors(path, cls.from_dict)
+        (used, processor), *others = found.items()
+        for source, other in others:
+            if names := processor.differences(other):
+                notes.append(f"{source} differs from {Path(used).name} beside it in {', '.join(names)}")
+        if notes:
+            warnings.warn(
+                f"{'; '.join(notes)}; {Path(used).name} is used. Give the file that is meant (--processor FILE, or "
+                "processor= in Python) to choose.",
+                stacklevel=2,
+            )
         if processor.channel_order != "rgb":
-            print(f"{found[0]}: frames are given to the model in the channel order BGR.", file=sys.stderr)
+            print(f"{used}: frames are given to the model in the channel order BGR.", file=sys.stderr)
         return processor
+
+    def differences(self, other: "VideoProcessor") -> list[str]:
+        """The settings of pixels in which another preprocessing differs."""
+        names = (field.name for field in fields(self) if field.name != "other")
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes preprocessor_config.json into a directory, which is made if needed."""

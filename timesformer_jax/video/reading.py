@@ -7,14 +7,11 @@ clips = read_frames("video.mp4", np.stack([clip_indices(...), clip_indices(...)]
 clip = read_clip(FileStream("video.mkv", 1), 8)               # of the second of several video streams
 """
 
-import io
+import logging
 import os
-import re
-import struct
 import warnings
-import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -25,12 +22,16 @@ from PIL import Image, ImageOps
 from ..errors import VideoError
 from .animations import open_animation, read_animation
 from .decoding import read_file
-from .in_order import Frames, Rule, nearest_earlier, warn_of_damage
+from .in_order import Frames, Rule
 from .notices import ChangingSizeWarning
 from .packets import EncodedVideo
-from .sampling import clip_indices, evenly_spread_indices
+from .pictures import PICTURE_SUFFIXES as PICTURE_SUFFIXES
+from .pictures import Pictures, read_pictures
+from .sampling import clip_indices, describe_short, spread_indices
 
-Video = str | os.PathLike[str] | Shaped[np.ndarray, "..."]
+logger = logging.getLogger("timesformer_jax")
+
+Video = str | os.PathLike[str] | Shaped[np.ndarray, "..."] | Pictures
 """A video file, a directory with one picture per frame, or an array (t, h, w, 3) or (t, h, w) of uint8.
 
 A `FileStream` is one of several video streams of a file.
@@ -38,26 +39,6 @@ A `FileStream` is one of several video streams of a file.
 
 Prepare = Callable[[UInt8[np.ndarray, "h w 3"]], np.ndarray]
 """Changes a frame, such as by resizing."""
-
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """A video as pictures, one for each frame, that are not files on this machine.
-
-    Attributes:
-        name: what messages call it.
-        names: of the pictures, in any order; they are taken in natural order (2.jpg before 10.jpg).
-        read: gives the contents of the picture file of a name; may raise OSError.
-    """
-
-    name: str
-    names: tuple[str, ...]
-    read: Callable[[str], bytes] = field(repr=False)
-
-    def __str__(self) -> str:
-        return self.name
 
 
 @dataclass(frozen=True)
@@ -82,7 +63,7 @@ class VideoInfo:
         return self.frames / self.fps if self.fps else None
 
 
-def probe(video: Video | EncodedVideo | Pictures) -> VideoInfo:
+def probe(video: Video | EncodedVideo) -> VideoInfo:
     """Counts a video's frames without decoding more than the first.
 
     Args:
@@ -123,7 +104,9 @@ def read_clip(
     Returns:
         RGB frames. Pictures come upright; a pixel's aspect ratio is not regarded. All have the size of the first:
         where a file changes it in mid-stream, others are resized and cut (`read_by_rule` can prepare each in its own).
-        Where the clip reaches beyond the video, the last frame is repeated.
+        Where the clip reaches beyond a video file, the last frame is repeated. Pictures and arrays that are shorter
+        than a clip are spread over it evenly, and those of exactly `num_frames` frames are the clip. A logged warning
+        says so in each case, and names a gap in the numbers of pictures.
 
     Raises:
         VideoError: if the video can't be read or the numbers make no clip.
@@ -133,7 +116,10 @@ def read_clip(
         SeveralStreamsWarning: if the file holds several video streams and `video` is no `FileStream`.
         ChangingSizeWarning: if later frames had to be resized.
     """
-    return _read(video, clip_rule(num_frames, sampling_rate, start))
+    rule, seen = _noting(clip_rule(num_frames, sampling_rate, start))
+    clip = _read(video, rule)
+    say_short(video, *seen[-1], num_frames, sampling_rate)
+    return clip
 
 
 def clip_rule(num_frames: int, sampling_rate: float | None, start: int | Literal["middle"] = "middle") -> Rule:
@@ -142,7 +128,7 @@ def clip_rule(num_frames: int, sampling_rate: float | None, start: int | Literal
         return lambda total, fps: clip_indices(total, fps, num_frames, sampling_rate, start)
     if start != "middle":
         raise VideoError(f"start={start} needs a sampling_rate: without one the frames cover the whole video.")
-    return lambda total, fps: evenly_spread_indices(total, num_frames)
+    return lambda total, fps: spread_indices(total, fps, num_frames)
 
 
 def read_frames(video: Video, indices: Int[np.ndarray, "*n"] | Sequence[int]) -> UInt8[np.ndarray, "*n h w 3"]:
@@ -168,7 +154,12 @@ def read_frames(video: Video, indices: Int[np.ndarray, "*n"] | Sequence[int]) ->
 
 
 def read_by_rule(
-    video: Video | EncodedVideo | Pictures, rule: Rule, *, threads: int = 0, prepare: Prepare | None = None
+    video: Video | EncodedVideo,
+    rule: Rule,
+    *,
+    threads: int = 0,
+    prepare: Prepare | None = None,
+    said_of: tuple[int, float | None] | None = None,
 ) -> Shaped[np.ndarray, "*n h w 3"]:
     """Reads the frames that a function of a video's length chooses.
 
@@ -177,6 +168,7 @@ def read_by_rule(
         rule: is given the number of frames and the frames a second (None where unknown), and returns frame indices of
             any shape, each in [0, frames). Where a file turns out to hold another number it is called again.
         threads: that decode a file; 0 is as many as help.
+        said_of: frames and sampling rate of a clip: what becomes of a video that is no longer is logged.
         prepare: is given each frame once, in its own shape, and gives what is returned of it.
 
     Returns:
@@ -188,11 +180,44 @@ def read_by_rule(
     Warns:
         DamagedVideoWarning: as `read_clip`.
     """
-    return _read(video, rule, threads=threads, prepare=prepare)
+    if said_of is None:
+        return _read(video, rule, threads=threads, prepare=prepare)
+    rule, seen = _noting(rule)
+    read = _read(video, rule, threads=threads, prepare=prepare)
+    say_short(video, *seen[-1], *said_of)
+    return read
+
+
+def say_short(
+    video: Video | EncodedVideo, total: int, fps: float | None, num_frames: int, sampling_rate: float | None
+) -> None:
+    """Logs what becomes of a video that is no longer than a clip, and gaps in the numbers of its pictures."""
+    if isinstance(video, Pictures) or (not isinstance(video, np.ndarray | EncodedVideo) and Path(video).is_dir()):
+        pictures = video if isinstance(video, Pictures) else Pictures.in_folder(video)
+        if gaps := pictures.series().gaps():
+            logger.warning("%s: %s.", pictures, gaps)
+    note = describe_short(total, fps, num_frames, sampling_rate)
+    if note is not None:
+        logger.warning("%s", f"{_name(video)} {note}.")
+
+
+def _noting(rule: Rule) -> tuple[Rule, list[tuple[int, float | None]]]:
+    """A rule, and the frames and the rate that it was given."""
+    seen: list[tuple[int, float | None]] = []
+
+    def noted(total: int, fps: float | None) -> Int64[np.ndarray, "..."]:
+        seen.append((total, fps))
+        return rule(total, fps)
+
+    return noted, seen
+
+
+def _name(video: Video | EncodedVideo) -> str:
+    return f"An array of {len(video)} frames" if isinstance(video, np.ndarray) else str(video)
 
 
 def _read(
-    video: Video | EncodedVideo | Pictures,
+    video: Video | EncodedVideo,
     rule: Rule,
     highest: int | None = None,
     threads: int = 0,
@@ -205,10 +230,9 @@ def _read(
         frames = [prepare(frame) for frame in array.reshape(-1, *array.shape[-3:])]
         return np.stack(frames).reshape(*array.shape[:-3], *frames[0].shape)
     try:
-        if isinstance(video, Pictures):
-            frames, keys = _read_pictures(video, rule)
-        elif not isinstance(video, EncodedVideo) and Path(video).is_dir():
-            frames, keys = _read_pictures(_pictures_in(Path(video)), rule)
+        if isinstance(video, Pictures) or (not isinstance(video, EncodedVideo) and Path(video).is_dir()):
+            pictures = video if isinstance(video, Pictures) else Pictures.in_folder(video)
+            frames, keys = read_pictures(pictures, rule)
         elif animation := open_animation(video):
             frames, keys = read_animation(animation, rule)
         else:
@@ -264,50 +288,3 @@ def _read_array(video: Shaped[np.ndarray, "..."], rule: Rule) -> UInt8[np.ndarra
         )
     frames = video[rule(len(video), None)]
     return np.repeat(frames[..., None], 3, axis=-1) if gray else frames
-
-
-def _pictures_in(directory: Path) -> Pictures:
-    files = (path for path in directory.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
-    names = tuple(path.name for path in files if path.name[0] != ".")
-    return Pictures(str(directory), names, lambda name: (directory / name).read_bytes())
-
-
-def _read_pictures(pictures: Pictures, rule: Rule) -> tuple[Frames, Int64[np.ndarray, "..."]]:
-    names = sorted(pictures.names, key=lambda name: (_natural_order(name), name))
-    if not names:
-        raise VideoError(f"{pictures} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}).")
-    keys = rule(len(names), None)
-    wanted = np.unique(keys).tolist()
-    frames = {i: picture for i in wanted if (picture := _load_picture(pictures, names[i])) is not None}
-    if len(frames) < len(wanted):
-        readable = [i for i, name in enumerate(names) if _load_picture(pictures, name) is not None]
-        if not readable:
-            raise VideoError(f"No picture in {pictures} can be read.")
-        warn_of_damage(pictures, len(readable), len(names))
-        keys = np.array(readable)[nearest_earlier(np.array(readable), keys)]
-        chosen = np.unique(keys).tolist()
-        frames = {i: picture for i in chosen if (picture := _load_picture(pictures, names[i])) is not None}
-    first, *others = frames
-    for other in others:
-        if frames[other].shape != frames[first].shape:
-            sizes = ", ".join(f"{names[i]} {frames[i].shape[1]}x{frames[i].shape[0]}" for i in (first, other))
-            raise VideoError(f"The pictures in {pictures} differ in size ({sizes}): a video's frames have one size.")
-    return frames, keys
-
-
-def _natural_order(name: str) -> list[int | str]:
-    """A key that sorts 2.jpg before 10.jpg: every second part is a number."""
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", name))]
-
-
-def _load_picture(pictures: Pictures, name: str) -> UInt8[np.ndarray, "h w 3"] | None:
-    """Reads a picture as upright RGB; None if it can't be read."""
-    try:
-        with Image.open(io.BytesIO(pictures.read(name))) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # Pillow would cut off 16-bit gray values at 255
-                gray = np.clip(np.asarray(upright, np.int64) // 257, 0, 255).astype(np.uint8)
-                return np.repeat(gray[..., None], 3, axis=-1)
-            return np.asarray(upright.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError):
-        return None

@@ -40,6 +40,44 @@ def evenly_spread_indices(total: int, num_frames: int) -> Int64[np.ndarray, "t"]
     return (borders[:-1] + borders[1:]) // 2
 
 
+def spread_indices(total: int, fps: float | None, num_frames: int) -> Int64[np.ndarray, "t"]:
+    """Frames spread over a whole video.
+
+    They are those of `evenly_spread_indices`, but where `fps` is unknown, as with pictures and arrays, as many frames
+    as the clip has are the clip, and fewer are repeated evenly (`stretched_indices`).
+    """
+    if fps is None and 0 < total <= num_frames:
+        return stretched_indices(total, num_frames)
+    return evenly_spread_indices(total, num_frames)
+
+
+def stretched_indices(total: int, num_frames: int) -> Int64[np.ndarray, "t"]:
+    """All frames from the first to the last, spread over a clip: each repeated alike where they are fewer."""
+    if total < num_frames:
+        return np.arange(num_frames) * total // num_frames
+    return np.arange(num_frames) * (total - 1) // max(num_frames - 1, 1)
+
+
+def describe_short(total: int, fps: float | None, num_frames: int, sampling_rate: float | None) -> str | None:
+    """Says what becomes of a video that is no longer than a clip; None for a longer one."""
+    span = num_frames if sampling_rate is None else clip_span(fps, num_frames, sampling_rate)
+    if fps is None and total == num_frames:
+        return f"has exactly the {num_frames} frames of a clip: they are taken as they are"
+    if total >= span:
+        return None
+    if fps is None and total < num_frames:
+        return f"has fewer frames ({total}) than the {num_frames} of a clip: they are repeated evenly"
+    if fps is None:
+        return (
+            f"has {total} frames of unknown rate, fewer than the {span:g} that a clip spans: "
+            f"its {num_frames} frames are spread over them"
+        )
+    return (
+        f"lasts {total / fps:.2f} seconds ({total} frames), less than the {span / fps:.2f} of a clip: "
+        "the last frame is repeated"
+    )
+
+
 def clip_indices(
     total: int,
     fps: float | None,
@@ -62,6 +100,8 @@ def clip_indices(
 
     Returns:
         Ascending frame indices in [0, total). Where the span reaches beyond the video, the last frame is repeated.
+        Where `fps` is unknown and the video shorter than the span, its frames (from `start` on) are spread over the
+        clip instead; and a video of exactly `num_frames` frames is the clip in its middle.
 
     Raises:
         VideoError: for a count below 1, a rate that is not positive or a negative start.
@@ -70,6 +110,9 @@ def clip_indices(
     if not 0 < sampling_rate < float("inf"):
         raise VideoError(f"sampling_rate is {sampling_rate}: it counts source frames and must be positive.")
     span = clip_span(fps, num_frames, sampling_rate)
+    if fps is None and (total < span or (total == num_frames and start == "middle")):
+        earliest = 0 if start == "middle" else min(int(_require_start(start)), total - 1)
+        return earliest + stretched_indices(total - earliest, num_frames)
     first = max(total - span, 0.0) / 2 if start == "middle" else _require_start(start)
     return np.clip(np.linspace(first, first + span - 1, num_frames), 0, total - 1).astype(np.int64)
 

@@ -14,7 +14,7 @@ from .decoding import UnexpectedPacketError, seek_chosen
 from .in_order import Output, Rule, decode_chosen, find_decoded, warn_of_damage
 from .opening import OpenVideo, open_video, say_which
 from .packets import PacketList, list_packets
-from .reading import Prepare, Video, probe, read_frames, require_one_shape
+from .reading import Pictures, Prepare, Video, probe, read_frames, require_one_shape
 from .sampling import REFERENCE_FPS
 
 Frame = UInt8[np.ndarray, "h w 3"]
@@ -45,7 +45,7 @@ def stream_clips(
         DamagedVideoWarning: as `read_clip`.
         SeveralStreamsWarning: as `read_clip`.
     """
-    if isinstance(video, np.ndarray) or Path(video).is_dir():
+    if isinstance(video, np.ndarray | Pictures) or Path(video).is_dir():
         info = probe(video)
         times(np.arange(info.frames + 1) / REFERENCE_FPS)
         for row in rule(info.frames, info.fps):
