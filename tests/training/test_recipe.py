@@ -141,7 +141,7 @@ def test_a_number_out_of_range_is_refused_before_anything_is_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
-    for arguments, message in (
+    for command, message in (
         (
             ["train", "finetune", "--optimizer.clip-norm", "0"],
             "optimizer.clip_norm is 0.0: it must be a number above 0.",
@@ -155,7 +155,7 @@ def test_a_number_out_of_range_is_refused_before_anything_is_made(
         (["evaluate", "nothing", "--crops", "0"], "crops is 0: it must be a whole number, 1 or more."),
     ):
         with pytest.raises(SystemExit, match="2"):
-            main([*arguments, "--output", str(output)])
+            main([*command, "--output", str(output)])
         said = capsys.readouterr().err
         assert message in " ".join(said.split())
         assert "Traceback" not in said
