@@ -82,7 +82,7 @@ class StepLog:
             if not math.isfinite(values[name]):
                 raise self._diverged(f"the {name.replace('_', ' ')} is {values[name]} at step {step}", ids)
         if not values.pop("finite"):
-            raise self._diverged(f"the weights are not finite after step {step}", ids)
+            raise self._diverged(f"one of the weights is not finite after step {step}", ids)
         self.recent |= values
         self.clock.tick()
         if self.writer is not None:
