@@ -245,7 +245,7 @@ def test_a_run_that_diverges(rate: float, problem: str, last: bool, videos: Path
     config = recipe(
         videos,
         optimizer=Optimizer(kind="sgd", learning_rate=rate, ema_decay=0.9),
-        schedule=Schedule(kind="constant", warmup_epochs=1, warmup_start=0),
+        schedule=Schedule(kind="constant", warmup_epochs=1 / 3, warmup_start=0),
         checkpoints=Checkpointing(every=1),
         steps=2 if last else 12,
     )

@@ -79,8 +79,8 @@ def no_answer(video: Video, logits: Float[np.ndarray, "*clips labels"]) -> Video
         return None
     shown = "the frames given" if isinstance(video, np.ndarray) else str(video)
     return VideoError(
-        f"the model's scores for {shown} are not finite (NaN): its weights are broken, or too large for the type of the "
-        "computation (dtype)."
+        f"the model's scores for {shown} are not finite (NaN): its weights are broken, or too large for the type of "
+        "the computation (dtype)."
     )
 
 
