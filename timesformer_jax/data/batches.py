@@ -66,6 +66,7 @@ class TrainingBatches(Batches):
             batch_size=batch_size,
             total=_ENDLESS,
             share=share,
+            sample_bytes=clip.bytes,
         )
         self._videos, self._seed, self._bad = videos, seed, BadVideos(bad_path)
 
@@ -153,6 +154,7 @@ class EvaluationBatches(Batches):
             batch_size=batch_size,
             total=len(videos),
             share=share,
+            sample_bytes=views.clips * views.crops * clip.bytes,
         )
 
     def __len__(self) -> int:

@@ -108,6 +108,11 @@ class ClipShape:
     width: int
     sampling_rate: float | Literal["segments"]
 
+    @property
+    def bytes(self) -> int:
+        """Size of its frames, in uint8."""
+        return 3 * self.num_frames * self.height * self.width
+
 
 @dataclasses.dataclass(frozen=True)
 class Views:
