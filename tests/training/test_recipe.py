@@ -110,7 +110,7 @@ def test_every_number_has_a_range(settings: Any, name: str, value: Any) -> None:
         ("optimizer.ema_decay", 0, [1.0]),
         ("schedule.warmup_epochs", 0, []),
         ("schedule.warmup_start", 1, [1.5]),
-        ("schedule.milestones", (0, 2.5), []),
+        ("schedule.milestones", [0, 2.5], [[0, -1]]),
         ("schedule.factor", 0, [2]),
         ("schedule.final", 1, [1.1]),
         ("checkpoints.validate_every", 0.1, [0]),

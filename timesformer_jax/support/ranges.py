@@ -60,7 +60,7 @@ def require_in_range(settings: Any, prefix: str = "", /, **ranges: Range) -> Non
     Args:
         settings: a dataclass.
         prefix: what its fields' names begin with in messages.
-        **ranges: of each field that holds a number, or a tuple of them.
+        **ranges: of each field that holds a number, or several.
 
     Raises:
         ConfigError: a number is out of its range.
@@ -70,7 +70,7 @@ def require_in_range(settings: Any, prefix: str = "", /, **ranges: Range) -> Non
         value = getattr(settings, name)
         if value is None and name in optional:
             continue
-        for number in value if isinstance(value, tuple) else (value,):
+        for number in value if isinstance(value, tuple | list) else (value,):
             if number not in allowed:
                 raise ConfigError(f"{prefix}{name} is {value!r}: it must be {allowed}.")
 

@@ -24,7 +24,7 @@ def remarks_on(schedule: Schedule, *, steps_per_epoch: float, total_steps: int) 
     if warmup >= total_steps:
         remarks.append(
             f"the warm-up of {warmup} steps (schedule.warmup_epochs) does not end within the run of {total_steps}: the "
-            f"learning rate reaches {float(rate(total_steps - 1)):.3g} of optimizer.learning_rate, in the last step"
+            f"learning rate reaches {float(jnp.asarray(rate(total_steps - 1))):.3g} of optimizer.learning_rate, in the last step"
         )
     late = [epoch for epoch, step in falls.items() if step >= total_steps]
     if late and schedule.kind == "milestones":
