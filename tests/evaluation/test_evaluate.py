@@ -260,6 +260,8 @@ def test_an_evaluation_goes_on_where_it_stopped(
     with pytest.raises(ConfigError, match="another evaluation: videos is"):
         evaluate(checkpoint, DataConfig(validation=str(videos / "train"), workers=0), output=tmp_path / "out")
 
+    assert main([*arguments, "--batch-size", "0"]) == 2
+    assert "batch_size is 0: it must be a whole number, 1 or more." in capsys.readouterr().err
     assert main([*arguments, "--crops", "1"]) == 2
     assert "crops" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="another evaluation"):

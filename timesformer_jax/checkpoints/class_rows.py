@@ -67,7 +67,11 @@ def match_classes(found: Mapping[int, str], wanted: Mapping[int, str]) -> ClassR
         unknown = [name for name, row in zip(new, rows, strict=True) if row is None]
         remark = f"classifier: rows of {len(known)} of {len(rows)} classes follow their names"
         return ClassRows(rows, f"{remark}; new, to be trained: those of {_listed(unknown)}")
-    return ClassRows(rows, f"classifier: rows follow the names of the classes, {_pairs(old, new, rows)}")
+    respelled = tuple(
+        row if row is not None and old[row] != name else None for name, row in zip(new, rows, strict=True)
+    )
+    pairs = _pairs(old, new, respelled)
+    return ClassRows(rows, "classifier: rows follow the names of the classes" + (f", {pairs}" if pairs else ""))
 
 
 def _by_name(old: Sequence[str], new: Sequence[str]) -> tuple[int | None, ...]:

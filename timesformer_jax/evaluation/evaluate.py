@@ -27,6 +27,7 @@ from ..sharding import BatchPlace, MeshConfig, batch_share, make_mesh, shardings
 from ..support.distributed import announce, announce_progress, from_first, is_first
 from ..support.dtypes import DTypeName, require_x64
 from ..support.progress import Display
+from ..support.ranges import COUNT
 from ..video.processing import VideoProcessor
 from .classes import match_classes
 from .metrics import Evaluation, VideoResult
@@ -60,9 +61,11 @@ def evaluate(
     Raises:
         DataError: the videos can't be used, or their classes are not the model's.
         CheckpointError: the checkpoint can't be loaded, or has a finite score for no video.
-        ConfigError: the output directory holds another evaluation.
+        ConfigError: the output directory holds another evaluation, or the batch has no size.
     """
     views = views or Views()
+    if batch_size not in COUNT:
+        raise ConfigError(f"batch_size is {batch_size}: it must be {COUNT}.")
     videos = open_data(data).validation
     if videos is None:
         raise DataError("there are no videos to evaluate on; give --data.validation.")

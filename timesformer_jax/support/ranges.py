@@ -41,9 +41,9 @@ class Range:
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a number"
         if self.highest == math.inf:
-            return f"{kind} above {self.lowest:g}" if self.above else f"{kind}, {self.lowest:g} or more"
-        upper = f"below {self.highest:g}" if self.below else f"up to {self.highest:g}"
-        return f"{kind} {'above' if self.above else 'from'} {self.lowest:g} {upper}"
+            return f"{kind} above {self.lowest:,}" if self.above else f"{kind}, {self.lowest:,} or more"
+        upper = f"below {self.highest:,}" if self.below else f"up to {self.highest:,}"
+        return f"{kind} {'above' if self.above else 'from'} {self.lowest:,} {upper}"
 
 
 COUNT = Range(1, whole=True)

@@ -22,9 +22,10 @@ def remarks_on(schedule: Schedule, *, steps_per_epoch: float, total_steps: int) 
     rate = learning_rate_schedule(schedule, 1.0, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
     warmup, falls = _steps_of_warmup(schedule, steps_per_epoch), _steps_of_falls(schedule, steps_per_epoch)
     if warmup >= total_steps:
+        reached = float(jnp.asarray(rate(total_steps - 1)))
         remarks.append(
             f"the warm-up of {warmup} steps (schedule.warmup_epochs) does not end within the run of {total_steps}: the "
-            f"learning rate reaches {float(jnp.asarray(rate(total_steps - 1))):.3g} of optimizer.learning_rate, in the last step"
+            f"learning rate reaches {reached:.3g} of optimizer.learning_rate, in the last step"
         )
     late = [epoch for epoch, step in falls.items() if step >= total_steps]
     if late and schedule.kind == "milestones":
