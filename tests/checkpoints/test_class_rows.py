@@ -10,7 +10,7 @@ import pytest
 from tiny_flax import tiny_flax
 
 from timesformer_jax import TimesformerForVideoClassification
-from timesformer_jax.checkpoints.class_rows import match_classes
+from timesformer_jax.checkpoints.class_rows import match_rows
 from timesformer_jax.checkpoints.open import load_checkpoint
 from timesformer_jax.training.initial_model import start_from_recipe
 from timesformer_jax.training.recipe import ModelOptions
@@ -55,7 +55,7 @@ from timesformer_jax.training.recipe import ModelOptions
     ],
 )
 def test_rows(found: str, wanted: str, rows: Any, remark: str) -> None:
-    matched = match_classes(dict(enumerate(found.split())), dict(enumerate(wanted.split())))
+    matched = match_rows(dict(enumerate(found.split())), dict(enumerate(wanted.split())))
     assert matched.rows == rows
     assert (matched.remark is None) == (not remark)
     assert re.search(remark, matched.remark or "")
@@ -63,7 +63,7 @@ def test_rows(found: str, wanted: str, rows: Any, remark: str) -> None:
 
 def test_long_lists_are_cut_and_quickly_matched() -> None:
     names = [f"name {i}" for i in range(60_000)]
-    matched = match_classes(dict(enumerate(names)), {i: name.upper() for i, name in enumerate(reversed(names))})
+    matched = match_rows(dict(enumerate(names)), {i: name.upper() for i, name in enumerate(reversed(names))})
     assert matched.rows == tuple(reversed(range(60_000)))
     assert str(matched.remark).endswith("'NAME 59995' from 'name 59995' and 59995 more")
 

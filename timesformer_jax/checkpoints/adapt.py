@@ -10,7 +10,7 @@ from ..errors import CheckpointError
 from ..parameters import BACKBONE
 from ..position_embeddings import resize_bicubic, resize_space_embedding, resize_time_embedding
 from ..schemes import attention_steps
-from .class_rows import ClassRows, match_classes
+from .class_rows import ClassRows, match_rows
 from .mapping import Params, get_leaf, mapping_table, set_leaf
 
 Resize = Literal["nearest", "bicubic"]
@@ -74,7 +74,7 @@ def adapt(
     *further, spatial = sorted(attention_steps(target), key=lambda step: step.dense is None)
     copied = {step.attention: spatial.attention for step in further} | {step.norm: spatial.norm for step in further}
     zero_at_first = {"position_embeddings", "time_embeddings", *(step.dense for step in further)}
-    classes = match_classes(source.id2label, target.id2label) if source_head and target_head else ClassRows(())
+    classes = match_rows(source.id2label, target.id2label) if source_head and target_head else ClassRows(())
     changes, adapted = Changes(classes=classes.remark or ""), {}
     for key, entry in target_entries.items():
         name, shape = "/".join(entry.path), entry.shape

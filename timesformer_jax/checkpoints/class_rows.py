@@ -39,7 +39,7 @@ class ClassRows:
         return arranged
 
 
-def match_classes(found: Mapping[int, str], wanted: Mapping[int, str]) -> ClassRows:
+def match_rows(found: Mapping[int, str], wanted: Mapping[int, str]) -> ClassRows:
     """Finds the rows of the classes wanted by their names; by number where one side has nothing but numbers.
 
     Names match where they are equal, or else where only capitals, spaces, hyphens and underscores differ.
