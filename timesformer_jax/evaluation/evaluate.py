@@ -6,6 +6,7 @@ recorder.py says what the output directory holds.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
