@@ -192,7 +192,7 @@ FREE = {
 KEPT = {
     *("batch_size", "accumulation", "epochs", "steps", "seed", "checkpoints.validate_every"),
     *(f"data.augmentation.{field.name}" for field in dataclasses.fields(Augmentation)),
-    *("model.checkpoint", "model.architecture", "model.attention_type", "model.attention_order"),
+    *("model.checkpoint", "model.base", "model.architecture", "model.attention_type", "model.attention_order"),
     *("model.position_embedding_type", "model.num_frames", "model.image_size", "model.sampling_rate"),
     *("model.patch_size", "model.hidden_size", "model.num_hidden_layers", "model.num_attention_heads"),
     *("model.intermediate_size", "model.initializer_range", "model.time_initializer_range", "model.drop_path_rate"),
