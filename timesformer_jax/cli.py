@@ -69,6 +69,9 @@ def parse(options: type[Options], prog: str, *config: Any, args: Sequence[str] |
             if error.code and word.startswith("-") and Path(word).exists():
                 say(f"error: {word} begins with a dash, as options do; write ./{word} for the file.")
         raise
+    except ConfigError as error:  # of settings whose options have no prefix; of others tyro itself tells
+        say(f"error: {error}")
+        sys.exit(2)
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from .errors import ConfigError
 from .parameters import find_parameter, known_parameters
 from .schemes import SPACE, TIME
+from .support.ranges import COUNT, require_in_range
 
 AXES = ("data", "fsdp", "tensor", "frames")
 MeshAxes = str | tuple[str, ...] | None
@@ -51,10 +52,7 @@ class MeshConfig:
     frames: int = 1
 
     def __post_init__(self):
-        for axis in AXES:
-            size = getattr(self, axis)
-            if size is not None and size < 1:
-                raise ConfigError(f"mesh.{axis} is {size}: an axis of the mesh has at least 1 device.")
+        require_in_range(self, "mesh.", data=COUNT, fsdp=COUNT, tensor=COUNT, frames=COUNT)
 
     def shape(self, devices: int) -> tuple[int, int, int, int]:
         """Sizes of the axes for a number of devices.

@@ -210,12 +210,6 @@ def test_a_state_of_other_data_is_refused(folder: Path, tmp_path: Path, options:
         ({"share": (2, 2)}, "There is no process 2 among 2"),
         ({"augmentation": Augmentation(repeats=3)}, "repeats is 3, which does not divide the batch of 4"),
         ({"augmentation": Augmentation(short_side=(12, 30))}, "short_side begins at 12, below the crop of 16x20"),
-        ({"augmentation": Augmentation(short_side=(30, 20))}, "the lower length comes first"),
-        ({"augmentation": Augmentation(flip=1.5)}, "flip is 1.5"),
-        ({"augmentation": Augmentation(mixup=-1)}, "mixup is -1, which is negative"),
-        ({"max_bad_fraction": 5}, "max_bad_fraction is 5"),
-        ({"workers": -1}, "workers is -1"),
-        ({"prefetch": 0}, "prefetch is 0"),
         ({"seed": -1}, "Seed -1"),
     ],
 )
@@ -322,8 +316,6 @@ def test_clips_and_crops_of_evaluation(folder: Path) -> None:
     np.testing.assert_array_equal(views(clips=1, crops=3)[1], first[0])
     quarters = views(clips=4, crops=1)
     np.testing.assert_array_equal(views(clips=2, crops=3, position="middle")[[1, 4]], quarters[[1, 3]])
-    with pytest.raises(DataError, match="0 clips with 3 crops"):
-        read_evaluation(folder, views=Views(clips=0))
 
 
 @pytest.mark.slow

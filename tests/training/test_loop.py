@@ -1,8 +1,10 @@
 """A training run from the first step to the export, in this process: what it writes, keeps, refuses and says."""
 
+import contextlib
 import dataclasses
 import functools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from timesformer_jax.training.initial_model import start_from_recipe
 from timesformer_jax.training.loop import TrainResult, train
 from timesformer_jax.training.recipe import Checkpointing, Optimizer, Schedule
 from timesformer_jax.training.run_directory import RunDirectory, RunError
+from timesformer_jax.training.soundness import why_unsound
 from timesformer_jax.training.stopping import StopRequest
 
 __all__ = ["videos"]  # a fixture
@@ -229,23 +232,116 @@ def test_a_stop_during_validation_costs_no_step(
         assert (tmp_path / "run" / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
-def test_a_run_that_diverges(videos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rate", "steps", "problem"),
+    [
+        (3e38, 12, "one of the weights is not finite"),
+        (3e37, 2, "the model has finite weights but gives scores that are not finite"),
+    ],
+)
+def test_a_run_that_diverges(rate: float, steps: int, problem: str, videos: Path, tmp_path: Path) -> None:
+    """The first step has a rate of 0; the second breaks the weights, while its own loss and gradient are sound."""
     config = recipe(
         videos,
-        optimizer=Optimizer(kind="sgd", learning_rate=1e30),
-        schedule=Schedule(kind="cosine", warmup_epochs=2, warmup_start=0),
+        optimizer=Optimizer(kind="sgd", learning_rate=rate, ema_decay=0.9),
+        schedule=Schedule(kind="constant", warmup_epochs=1 / 3, warmup_start=0),
         checkpoints=Checkpointing(every=1),
+        steps=steps,
     )
-    with pytest.raises(TrainingError) as caught:
-        train(config, tmp_path / "run")
-    lines = [line for line in read_lines(tmp_path / "run" / "metrics.jsonl") if "loss" in line]
-    bad = lines[-1]["step"] + 1
-    kept = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert kept[-1] == bad - 1
-    assert f"at step {bad}, in the batch of the videos with the ids " in str(caught.value)
-    assert f"the checkpoint of step {bad - 1} in " in str(caught.value)
-    params = load_checkpoint(tmp_path / "run").params
+    run = tmp_path / "run"
+    for _ in range(2):  # once more from the last sound state
+        with pytest.raises(TrainingError) as caught:
+            train(config, run)
+        said = str(caught.value)
+        assert re.match(f"{problem} after step 2, in the batch of the videos with the ids ", said), said
+        assert f"the checkpoint of step 1 in {run} is kept" in said
+        assert steps_in(run / "checkpoints") == [1]
+        assert not (run / "export").exists()
+        assert not (run / "damaged").exists()
+        assert all(np.isfinite(line["loss"]) for line in read_lines(run / "metrics.jsonl"))
+    params = load_checkpoint(run).params
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_every_part_of_a_state_is_looked_at(videos: Path, tmp_path: Path) -> None:
+    made = job.make_job(recipe(videos), RunDirectory(tmp_path / "run"))
+    state = made.initial_state()
+    frames = made.place(next(made.batches))["frames"]
+    made.batches.close()
+    assert why_unsound(made, state, frames) is None
+    assert why_unsound(made, state) is None
+
+    def broken(tree: Any, value: float) -> Any:
+        return tree | {"classifier": jax.tree.map(lambda leaf: leaf.at[-1].set(value), tree["classifier"])}
+
+    adam = state.optimizer[0]
+    for faulty, problem in (
+        (state.replace(params=broken(state.params, np.inf)), "one of the weights is not finite"),
+        (state.replace(ema=broken(state.ema, np.nan)), "the moving average of a weight is not finite"),
+        (
+            state.replace(optimizer=(adam._replace(nu=broken(adam.nu, np.inf)), *state.optimizer[1:])),
+            "the state of the optimizer is not finite",
+        ),
+        (
+            state.replace(params=jax.tree.map(lambda leaf: leaf + 1e37, state.params)),
+            "the model has finite weights but",
+        ),
+        (
+            state.replace(ema=jax.tree.map(lambda leaf: leaf + 1e37, state.ema)),
+            "the moving average has finite weights but",
+        ),
+    ):
+        for given in (frames, None):
+            assert str(why_unsound(made, faulty, given)).startswith(problem)
+
+
+def test_a_broken_state_that_an_earlier_version_saved_is_not_gone_on_from(
+    finished: tuple[Path, TrainResult, list[int]], videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert train(recipe(videos), run, max_seconds=0).step == 1
+    made = job.make_job(recipe(videos), RunDirectory(run))
+    with contextlib.closing(Checkpoints(run / "checkpoints", Checkpointing())) as checkpoints:
+        restored = checkpoints.restore(made.template)
+        assert restored is not None
+        state, values = restored
+        params = state.params | {"classifier": jax.tree.map(lambda leaf: leaf * np.nan, state.params["classifier"])}
+        checkpoints.save(state.replace(step=state.step + 1, params=params), {"data": values["data"] | {"step": 2}})
+        checkpoints.wait()
+    assert train(recipe(videos), run).finished
+    assert (
+        "the checkpoint of step 2 is damaged (one of the weights is not finite); it was moved"
+        in capsys.readouterr().err
+    )
+    for name in ("metrics.jsonl", "export/model.safetensors"):
+        assert (run / name).read_bytes() == (finished[0] / name).read_bytes()
+
+
+def test_the_moving_average_after_a_stop(videos: Path, tmp_path: Path) -> None:
+    """It goes on from what was saved: by NumPy, from the parameters after each step."""
+    config = recipe(videos, checkpoints=Checkpointing(every=1, keep=9), steps=4)
+    run = tmp_path / "run"
+    for step in (1, 2, 3):
+        assert train(config, run, max_seconds=0).step == step
+    assert train(config, run).finished
+    average = start_from_recipe(config.model, ["class 0", "class 1", "class 2"], config.seed).params
+    for step in range(1, 5):
+        last = load_checkpoint(run / "checkpoints" / str(step), training_weights="last").params
+        average = jax.tree.map(lambda mean, leaf: 0.9 * mean + 0.1 * leaf, average, last)
+        found = load_checkpoint(run / "checkpoints" / str(step)).params
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), found, average)
+    exported = load_checkpoint(run / "export").params
+    jax.tree.map(np.testing.assert_array_equal, exported, found)
+
+
+def test_a_list_in_another_order_is_refused(videos: Path, tmp_path: Path) -> None:
+    lines = [f"{videos}/train/class {label}/{number}.mp4,class {label}\n" for label in range(3) for number in range(2)]
+    (tmp_path / "list.csv").write_text("".join(lines))
+    data = dataclasses.replace(recipe(videos).data, train=str(tmp_path / "list.csv"), validation=None)
+    job.make_job(recipe(videos, data=data), RunDirectory(tmp_path / "run"))
+    (tmp_path / "list.csv").write_text("".join(reversed(lines)))
+    with pytest.raises(RunError, match=r"the videos of --data\.train are not those .* \(their names, order, labels"):
+        job.make_job(recipe(videos, data=data), RunDirectory(tmp_path / "run"))
 
 
 class LateMetric:

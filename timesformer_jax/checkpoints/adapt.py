@@ -10,6 +10,7 @@ from ..errors import CheckpointError
 from ..parameters import BACKBONE
 from ..position_embeddings import resize_bicubic, resize_space_embedding, resize_time_embedding
 from ..schemes import attention_steps
+from .class_rows import ClassRows, match_rows
 from .mapping import Params, get_leaf, mapping_table, set_leaf
 
 Resize = Literal["nearest", "bicubic"]
@@ -23,15 +24,19 @@ class Changes:
         new: parameters that the checkpoint lacks.
         resized: embeddings resized to another number of patches or frames.
         dropped: parameters that the model lacks.
+        classes: a sentence about the rows of a classifier that was trained on other classes; empty where there is
+            nothing to say.
     """
 
     new: list[str] = dataclasses.field(default_factory=list)
     resized: list[str] = dataclasses.field(default_factory=list)
     dropped: list[str] = dataclasses.field(default_factory=list)
+    classes: str = ""
 
     def __str__(self) -> str:
         parts = {"new, to be trained": self.new, "resized": self.resized, "dropped": self.dropped}
-        return "; ".join(f"{change}: {', '.join(names)}" for change, names in parts.items() if names)
+        listed = [f"{change}: {', '.join(names)}" for change, names in parts.items() if names]
+        return "; ".join([*listed, *[self.classes] * bool(self.classes)])
 
 
 def adapt(
@@ -45,8 +50,9 @@ def adapt(
 ) -> tuple[Params, Changes]:
     """Makes parameters for one config from those of another.
 
-    Position and time embeddings are resized (nearest, as the model does with its input, unless told). A classifier of
-    another size is made anew: normal weights of `initializer_range` from a fixed seed, zero bias. Temporal attention
+    Position and time embeddings are resized (nearest, as the model does with its input, unless told). The rows of
+    the classifier follow the names of the classes (see class_rows.py). Where a class has none it is made anew: normal
+    weights of `initializer_range` from a fixed seed, zero bias. Temporal attention
     that the checkpoint lacks starts as the paper's training does: a copy of the spatial attention behind a temporal
     projection of zero, and zero time embeddings, so that the model computes what it did before. Missing attentions over
     windows and over width start like it, and missing position embeddings at zero.
@@ -68,14 +74,16 @@ def adapt(
     *further, spatial = sorted(attention_steps(target), key=lambda step: step.dense is None)
     copied = {step.attention: spatial.attention for step in further} | {step.norm: spatial.norm for step in further}
     zero_at_first = {"position_embeddings", "time_embeddings", *(step.dense for step in further)}
-    changes, adapted = Changes(), {}
+    classes = match_rows(source.id2label, target.id2label) if source_head and target_head else ClassRows(())
+    changes, adapted = Changes(classes=classes.remark or ""), {}
     for key, entry in target_entries.items():
         name, shape = "/".join(entry.path), entry.shape
         found = source_entries.pop(key, None)
         leaf = None if found is None else get_leaf(params, found.path)
         # Grids of 2 x 8 and of 4 x 4 patches have embeddings of the same shape.
         other_grid = key[-1] == "position_embeddings" and source.grid != target.grid
-        if leaf is not None and leaf.shape == shape and not other_grid:
+        of_other_classes = key[0] == "classifier" and not classes.as_before
+        if leaf is not None and leaf.shape == shape and not other_grid and not of_other_classes:
             set_leaf(adapted, entry.path, leaf)
             continue
         if leaf is not None and other_grid and leaf.shape[1] == shape[1]:
@@ -86,8 +94,9 @@ def adapt(
             leaf = resize_time_embedding(leaf, target.num_frames)
             changes.resized.append(name)
         elif key[0] == "classifier":
-            leaf = _new_classifier(key[-1], shape, target.initializer_range, _dtype(params))
-            changes.new.append(name)
+            new = _new_classifier(key[-1], shape, target.initializer_range, _dtype(params))
+            leaf = new if leaf is None or leaf.shape[:-1] != shape[:-1] else classes.arrange(leaf, new)
+            changes.new += [name] if classes.all_new else []
         elif leaf is None and zero_at_first.intersection(key):
             leaf = np.zeros(shape, _dtype(params))
             changes.new.append(name)

@@ -148,6 +148,10 @@ def open_checkpoint(
         if len(names) != config.num_labels:
             raise CheckpointError(f"{labels} names {len(names)} classes, but {found.name} has {config.num_labels}.")
         config = config.replace(id2label=names)
+    # Names for a checkpoint say what its classes are; classes in a config say which are wanted.
+    named = stored.config
+    if names is not None and len(names) == named.num_labels:
+        named = named.replace(id2label=names)
     asks_head = bool(overrides.keys() & {"num_labels", "id2label"})
     target_head = stored.has_head or asks_head if head is None else head
     if stored.is_vit and target_head and not stored.has_head and not asks_head:
@@ -187,7 +191,7 @@ def open_checkpoint(
         warn_of_not_finite(found.name, params)
         params, changes = adapt(
             params,
-            stored.config,
+            named,
             config,
             source_head=stored.has_head,
             target_head=target_head,

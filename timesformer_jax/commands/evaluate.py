@@ -59,6 +59,8 @@ class Evaluate:
             if not is_first():
                 return 0
         print(f"videos               {evaluation.videos}")
+        if evaluation.unanswered.any():
+            print(f"unanswered           {evaluation.unanswered.sum()}")
         if evaluation.undecodable:
             print(f"undecodable          {evaluation.undecodable}")
         print(f"top-1                {evaluation.top1:.2%}")

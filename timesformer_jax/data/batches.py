@@ -66,6 +66,7 @@ class TrainingBatches(Batches):
             batch_size=batch_size,
             total=_ENDLESS,
             share=share,
+            sample_bytes=clip.bytes,
         )
         self._videos, self._seed, self._bad = videos, seed, BadVideos(bad_path)
 
@@ -144,12 +145,8 @@ class EvaluationBatches(Batches):
             share: which part of each batch to take, and in how many equal parts it is cut (see `batch_share`).
 
         Raises:
-            DataError: the settings make no views or no batches.
+            DataError: the settings make no batches.
         """
-        if views.clips < 1 or views.crops < 1:
-            raise DataError(
-                f"{views.clips} clips with {views.crops} crops give no views: ask for at least one of each."
-            )
         bad_path = None if bad_list is None else path_for_process(bad_list, *share)
         super().__init__(
             EvaluationSamples(videos, clip, views, bad_path),
@@ -157,6 +154,7 @@ class EvaluationBatches(Batches):
             batch_size=batch_size,
             total=len(videos),
             share=share,
+            sample_bytes=views.clips * views.crops * clip.bytes,
         )
 
     def __len__(self) -> int:
@@ -167,23 +165,9 @@ class EvaluationBatches(Batches):
 def _require_usable(config: DataConfig, clip: ClipShape, batch_size: int) -> None:
     augmentation = config.augmentation
     problem = None
-    if augmentation.repeats < 1 or batch_size % augmentation.repeats:
+    if batch_size % augmentation.repeats:
         problem = f"repeats is {augmentation.repeats}, which does not divide the batch of {batch_size}"
     elif augmentation.short_side and not min(clip.height, clip.width) <= augmentation.short_side[0]:
         problem = f"short_side begins at {augmentation.short_side[0]}, below the crop of {clip.height}x{clip.width}"
-    elif augmentation.short_side and augmentation.short_side[0] > augmentation.short_side[1]:
-        problem = f"short_side is {augmentation.short_side}; the lower length comes first"
-    elif not 0 <= config.max_bad_fraction <= 1:
-        problem = f"max_bad_fraction is {config.max_bad_fraction}, no share from 0 to 1"
-    for name in ("flip", "erasing", "mix_probability", "label_smoothing"):
-        if not 0 <= getattr(augmentation, name) <= 1:
-            problem = f"{name} is {getattr(augmentation, name)}, no share from 0 to 1"
-    for name in ("mixup", "cutmix", "rand_augment_layers", "rand_augment_magnitude", "rand_augment_deviation"):
-        if getattr(augmentation, name) < 0:
-            problem = f"{name} is {getattr(augmentation, name)}, which is negative"
-    for name, least in (("workers", 0), ("prefetch", 1)):
-        value = getattr(config, name)
-        if value is not None and value < least:
-            problem = f"{name} is {value}; it must be {least} or more"
     if problem:
         raise DataError(f"No training clips can be made: {problem}.")

@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Literal
 
+from ..errors import ConfigError
+from ..support.ranges import COUNT, DECAY, NOT_NEGATIVE, NUMBER, SHARE, Range, require_in_range
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
@@ -38,6 +41,25 @@ class Augmentation:
     mix_probability: float = 1.0
     label_smoothing: float = 0.0
     repeats: int = 1
+
+    def __post_init__(self) -> None:
+        require_in_range(
+            self,
+            "data.augmentation.",
+            short_side=COUNT,
+            flip=SHARE,
+            rand_augment_layers=NUMBER,
+            rand_augment_magnitude=Range(0, 10),
+            rand_augment_deviation=NOT_NEGATIVE,
+            erasing=SHARE,
+            mixup=NOT_NEGATIVE,
+            cutmix=NOT_NEGATIVE,
+            mix_probability=SHARE,
+            label_smoothing=DECAY,
+            repeats=COUNT,
+        )
+        if self.short_side is not None and self.short_side[0] > self.short_side[1]:
+            raise ConfigError(f"data.augmentation.short_side is {self.short_side}: the lower length comes first.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +98,9 @@ class DataConfig:
     max_bad_fraction: float = 0.05
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
 
+    def __post_init__(self) -> None:
+        require_in_range(self, "data.", workers=NUMBER, prefetch=COUNT, max_bad_fraction=SHARE)
+
 
 @dataclasses.dataclass(frozen=True)
 class ClipShape:
@@ -93,6 +118,11 @@ class ClipShape:
     height: int
     width: int
     sampling_rate: float | Literal["segments"]
+
+    @property
+    def bytes(self) -> int:
+        """Size of its frames, in uint8."""
+        return 3 * self.num_frames * self.height * self.width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,3 +142,6 @@ class Views:
     crops: int = 3
     position: Literal["first", "middle"] = "first"
     average: Literal["logits", "probabilities"] = "logits"
+
+    def __post_init__(self) -> None:
+        require_in_range(self, clips=COUNT, crops=COUNT)

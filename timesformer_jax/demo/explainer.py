@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..inference.classifier import VideoClassifier
-from ..inference.predictions import Prediction, best_predictions
+from ..inference.predictions import Prediction, best_predictions, no_answer
 from ..interpret.choices import Choices, Method
 from ..interpret.figures import save_figure
 from ..interpret.methods import interpret_clip, missing_methods
@@ -93,11 +93,14 @@ class Explainer:
             directory: where the pictures go.
 
         Raises:
-            VideoError: the video can't be read.
+            VideoError: the video can't be read, or the model's scores for it are not finite.
         """
         # The same frames for both, for nothing is computed in float64 here.
         frames = self.classify.prepare(self.classify.read(video))
         logits = self.classify.forward(frames[None])[0]
+        error = no_answer(video, logits)
+        if error is not None:
+            raise error
         (found,) = interpret_clip(self.encoder, frames, [method], choices)
         picture, animation = directory / f"{method}.png", None
         save_figure(found.figure, picture)

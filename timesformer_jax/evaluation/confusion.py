@@ -6,6 +6,9 @@ import numpy as np
 
 from .metrics import Evaluation
 
+MOST_DRAWN = 2000
+"""Of more classes the picture would have less than a pixel for each, and take gigabytes to draw."""
+
 _NAMED = 60
 """Up to so many classes have their names beside the picture."""
 
@@ -15,8 +18,7 @@ def draw_confusion(evaluation: Evaluation, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    counts = evaluation.confusion.sum(axis=1, keepdims=True)
-    shares = evaluation.confusion / np.maximum(counts, 1)
+    shares = evaluation.confusion / np.maximum(evaluation.class_videos[:, None], 1)
     names, number = evaluation.classes, len(evaluation.classes)
     size = min(20.0, 4 + 0.25 * number)
     figure = Figure(figsize=(size + 1, size), layout="constrained")

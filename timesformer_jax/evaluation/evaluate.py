@@ -6,6 +6,7 @@ recorder.py says what the output directory holds.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,16 @@ from ..config import TimesformerConfig
 from ..data.batches import EvaluationBatches
 from ..data.config import ClipShape, DataConfig, Views
 from ..data.sources import open_data
-from ..errors import ConfigError, DataError
+from ..errors import CheckpointError, ConfigError, DataError
 from ..model.modeling import TimesformerForVideoClassification
 from ..sharding import BatchPlace, MeshConfig, batch_share, make_mesh, shardings_of, use_mesh
-from ..support.distributed import announce_progress, from_first, is_first
+from ..support.distributed import announce, announce_progress, from_first, is_first
 from ..support.dtypes import DTypeName, require_x64
 from ..support.progress import Display
+from ..support.ranges import COUNT
 from ..video.processing import VideoProcessor
 from .classes import match_classes
-from .metrics import Evaluation
+from .metrics import Evaluation, VideoResult
 from .prediction import make_predict, predict_batch
 from .recorder import BAD_VIDEOS, Recorder
 
@@ -59,10 +61,12 @@ def evaluate(
 
     Raises:
         DataError: the videos can't be used, or their classes are not the model's.
-        CheckpointError: the checkpoint can't be loaded.
-        ConfigError: the output directory holds another evaluation.
+        CheckpointError: the checkpoint can't be loaded, or has a finite score for no video.
+        ConfigError: the output directory holds another evaluation, or the batch has no size.
     """
     views = views or Views()
+    if batch_size not in COUNT:
+        raise ConfigError(f"batch_size is {batch_size}: it must be {COUNT}.")
     videos = open_data(data).validation
     if videos is None:
         raise DataError("there are no videos to evaluate on; give --data.validation.")
@@ -110,7 +114,9 @@ def evaluate(
         with use_mesh(devices):
             for number, batch in enumerate(batches, start + 1):
                 batch = {**batch, "labels": translation[batch["labels"]]}
-                recorder.add(predict_batch(predict, params, batch, BatchPlace(devices, batch_size)))
+                results = predict_batch(predict, params, batch, BatchPlace(devices, batch_size))
+                _warn_of_unanswered(results, recorder)
+                recorder.add(results)
                 if display is not None:
                     display.update(number, "")
     finally:
@@ -119,8 +125,23 @@ def evaluate(
         batches.close()
         recorder.close()
     evaluation = Evaluation.of(names, recorder.results)
+    if evaluation.videos and evaluation.unanswered.sum() == evaluation.videos:
+        raise CheckpointError(
+            f"{source} gives scores that are not finite (NaN) for each of the {evaluation.videos} videos: its weights "
+            "are broken, or too large for the type of the computation; there is nothing to evaluate."
+        )
     recorder.write(evaluation)
     return evaluation
+
+
+def _warn_of_unanswered(results: Sequence[VideoResult], recorder: Recorder) -> None:
+    """Says so when the first video is met that the model gives no finite scores for."""
+    first = next((result for result in results if result.unanswered), None)
+    if first is not None and not any(result.unanswered for result in recorder.results):
+        announce(
+            f"the model's scores for {recorder.name(first.id)} are not finite (NaN): such videos are counted as "
+            "unanswered, and as wrong"
+        )
 
 
 def model_fingerprint(config: TimesformerConfig, processor: VideoProcessor, params: Params) -> str:

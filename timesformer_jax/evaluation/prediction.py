@@ -51,19 +51,21 @@ def predict_batch(
 ) -> list[VideoResult]:
     """Scores a batch of `EvaluationBatches`, of which this process has read its part.
 
-    Every process gets the results of the whole batch; samples that only fill it up are left out.
+    Every process gets the results of the whole batch; samples that only fill it up are left out. A video with a score
+    that is not finite is unanswered: NaN sorts among numbers anyhow, and the mean of views hides which it came from.
     """
     placed = place.put({name: batch[name] for name in ("frames", "ids", "labels", "valid")})
     scores = place.whole(predict(params, placed.pop("frames")))
     batch = place.whole(placed)
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :TOP]
+    best, finite = np.argsort(-scores, axis=1, kind="stable")[:, :TOP], np.isfinite(scores).all(axis=1).tolist()
     videos = zip(batch["ids"].tolist(), batch["labels"].tolist(), batch["valid"].tolist(), strict=True)
     return [
         VideoResult(
             video,
             label,
-            tuple(best[i].tolist()) if valid else (),
-            tuple(scores[i, best[i]].tolist()) if valid else (),
+            tuple(best[i].tolist()) if valid and finite[i] else (),
+            tuple(scores[i, best[i]].tolist()) if valid and finite[i] else (),
+            valid and not finite[i],
         )
         for i, (video, label, valid) in enumerate(videos)
         if video >= 0

@@ -5,7 +5,8 @@ predictions.jsonl   a line for each video: id, name, label, best classes and the
 bad_videos.txt      what could not be decoded
 results.json        accuracies
 classes.csv         a row for each class
-confusion.png       which class is taken for which
+confusion.csv       how many videos of which class are given which class
+confusion.png       the same as a picture, of up to 2,000 classes
 """
 
 import csv
@@ -15,16 +16,24 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import ConfigError
 from ..support.distributed import is_first
 from ..support.files import read_json, read_lines, write_atomically
+from ..support.progress import say
 from .metrics import Evaluation, VideoResult
 
 BAD_VIDEOS = "bad_videos.txt"
 
 
 class Recorder:
-    """Notes results as they come, in memory and in an output directory."""
+    """Notes results as they come, in memory and in an output directory.
+
+    Attributes:
+        results: so far.
+        name: gives the name of a video by its id.
+    """
 
     def __init__(self, directory: Path | None, settings: Mapping[str, Any], name: Callable[[int], str]) -> None:
         """Nothing is read or written yet.
@@ -36,7 +45,7 @@ class Recorder:
         """
         self.results: list[VideoResult] = []
         self._directory = directory
-        self._settings, self._name = dict(settings), name
+        self._settings, self.name = dict(settings), name
         self._file: Any = None
 
     def resume(self, batch_size: int) -> int:
@@ -80,7 +89,7 @@ class Recorder:
             self._file.write("".join(map(self._line, results)))
 
     def _line(self, result: VideoResult) -> str:
-        return json.dumps({"id": result.id, "video": self._name(result.id)} | dataclasses.asdict(result)) + "\n"
+        return json.dumps({"id": result.id, "video": self.name(result.id)} | dataclasses.asdict(result)) + "\n"
 
     def close(self) -> None:
         """Closes the file of predictions."""
@@ -88,10 +97,10 @@ class Recorder:
             self._file.close()
 
     def write(self, evaluation: Evaluation) -> None:
-        """Writes accuracies, table and picture."""
+        """Writes accuracies, tables and picture."""
         if self._directory is None or not is_first():
             return
-        from .confusion import draw_confusion
+        from .confusion import MOST_DRAWN, draw_confusion
 
         with write_atomically(self._directory / "results.json") as temporary:
             temporary.write_text(json.dumps(evaluation.summary(), indent=2) + "\n")
@@ -99,17 +108,36 @@ class Recorder:
             table = csv.writer(file)
             table.writerow(["class", "videos", "top1", "top5"])
             table.writerows(_class_rows(evaluation))
+        with write_atomically(self._directory / "confusion.csv") as temporary, temporary.open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["class", "predicted", "videos"])
+            table.writerows(_confusion_rows(evaluation))
+        if len(evaluation.classes) > MOST_DRAWN:
+            say(f"{len(evaluation.classes):,} classes are too many for a picture of the confusion: see confusion.csv")
+            return
         with write_atomically(self._directory / "confusion.png") as temporary:
             draw_confusion(evaluation, temporary)
 
 
 def _class_rows(evaluation: Evaluation) -> Iterator[tuple[str, int, float | None, float | None]]:
     """Gives name, videos, top-1 and top-5 accuracy of each class; None for a class without videos."""
-    counts, right = evaluation.confusion.sum(axis=1), evaluation.confusion.diagonal()
+    counts, right = evaluation.class_videos, evaluation.class_right
     columns = (evaluation.classes, counts.tolist(), right.tolist(), evaluation.in_top.tolist())
     for name, count, first, among in zip(*columns, strict=True):
         yield name, count, first / count if count else None, among / count if count else None
 
 
+def _confusion_rows(evaluation: Evaluation) -> Iterator[tuple[str, str, int]]:
+    """Gives a class, the class that its videos are given, and how many are; no name for those without an answer."""
+    names = evaluation.classes
+    for (label, predicted), count in sorted(evaluation.answers.items()):
+        yield names[label], names[predicted], count
+    for label in np.flatnonzero(evaluation.unanswered).tolist():
+        yield names[label], "", int(evaluation.unanswered[label])
+
+
 def _result(line: Mapping[str, Any]) -> VideoResult:
-    return VideoResult(line["id"], line["label"], tuple(line["top"]), tuple(line["scores"]))
+    if not np.isfinite(line["scores"]).all():  # noted by an earlier version
+        line = {**line, "top": (), "scores": (), "unanswered": True}
+    scores, unanswered = tuple(line["scores"]), line.get("unanswered", False)
+    return VideoResult(line["id"], line["label"], tuple(line["top"]), scores, unanswered)

@@ -29,7 +29,7 @@ from ..video.streaming import stream_clips
 from .batching import Forward, Variables, Weights, compile_ahead
 from .folding import inference_module
 from .loading import clip_shape, folded_variables, in_background, processor_to_fold
-from .predictions import Answer, LongAnswer, Prediction, WindowAnswer, best_predictions
+from .predictions import Answer, LongAnswer, Prediction, WindowAnswer, best_predictions, no_answer
 
 WORKERS = 2
 """Threads that prefetch videos. Decoding and resizing release Python's lock: two threads are twice as fast."""
@@ -200,7 +200,7 @@ class VideoClassifier:
             clips: as in a call.
 
         Raises:
-            VideoError: a video can't be read.
+            VideoError: a video can't be read, or the model's scores for it are not finite.
         """
         listed = [videos] if isinstance(videos, str | PathLike | np.ndarray | Pictures) else videos
         rows: list[np.ndarray] = []
@@ -227,7 +227,8 @@ class VideoClassifier:
             clips: how many clips of each video, spread over it, whose logits are averaged.
 
         Raises:
-            VideoError: a video can't be read. (`answers` goes on to the others.)
+            VideoError: a video can't be read, or the model's scores for it are not finite. (`answers` goes on to the
+                others.)
         """
         rows = [best_predictions(row, self.model.config, top_k) for row in self.logits(videos, clips=clips)]
         return rows[0] if isinstance(videos, str | PathLike | np.ndarray | Pictures) else rows
@@ -269,7 +270,8 @@ class VideoClassifier:
             progress: is told how many windows are done, and of how many.
 
         Raises:
-            VideoError: the video can't be read, or the length of a window is not known.
+            VideoError: the video can't be read, the length of a window is not known, or the model's scores are not
+                finite.
         """
         num_frames, rate = self.model.config.num_frames, self._rate
         if seconds is not None:
@@ -291,6 +293,9 @@ class VideoClassifier:
             if progress is not None:
                 progress(len(rows), len(plan.starts(*lengths[-1])))
         say_short(video, *lengths[-1], num_frames, rate)
+        error = no_answer(video, np.stack(rows))
+        if error is not None:
+            raise error
         config = self.model.config
         answers = [
             WindowAnswer(start, end, best_predictions(row, config, top_k), row)
@@ -329,4 +334,8 @@ class VideoClassifier:
             rows += [part.mean(axis=0) for part in np.split(logits, len(together))]
         remaining = iter(rows)
         for video, clips in read:
-            yield video, clips if isinstance(clips, VideoError) else next(remaining)
+            if isinstance(clips, VideoError):
+                yield video, clips
+            else:
+                logits = next(remaining)
+                yield video, no_answer(video, logits) or logits

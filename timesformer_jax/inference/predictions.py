@@ -34,8 +34,8 @@ class Answer:
 
     Attributes:
         video: as it was given.
-        predictions: best first; empty where the video could not be read.
-        error: why it could not be read; None where it could.
+        predictions: best first; empty where the video could not be read, or the model's scores are not finite.
+        error: why there are none; None where there are.
     """
 
     video: Video
@@ -71,6 +71,17 @@ class LongAnswer:
 
     predictions: list[Prediction]
     windows: list[WindowAnswer]
+
+
+def no_answer(video: Video, logits: Float[np.ndarray, "*clips labels"]) -> VideoError | None:
+    """An error where the model's scores for a video are no answer: NaN would sort among numbers anyhow."""
+    if np.isfinite(logits).all():
+        return None
+    shown = "the frames given" if isinstance(video, np.ndarray) else str(video)
+    return VideoError(
+        f"the model's scores for {shown} are not finite (NaN): its weights are broken, or too large for the type of "
+        "the computation (dtype)."
+    )
 
 
 def best_predictions(logits: Float[np.ndarray, " labels"], config: TimesformerConfig, top_k: int) -> list[Prediction]:

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int
 
 from ..checkpoints.mapping import Params
 from ..config import TimesformerConfig
+from ..errors import CheckpointError
 from ..model.embeddings import patch_grid
 from ..model.layers import Tokens
 from ..model.token_groups import Grid
@@ -51,12 +52,15 @@ def class_relevance(
 
     Raises:
         ValueError: the model has no classifier, or a class is not one of its.
+        CheckpointError: its scores are not finite.
     """
     if not model.has_head or model.config.num_labels == 0:
         raise ValueError("the model has no classifier, so that no class can be explained.")
     entering = tokens_before_layers(model, params, pixel_values)
     tokens = entering.pop()
     logits = np.asarray(_classify(model, params, tokens))
+    if not np.isfinite(logits).all():
+        raise CheckpointError("the model's scores are not finite (NaN), so that no class can be explained.")
     chosen = np.argmax(logits, axis=1) if classes is None else np.asarray(classes)
     if chosen.shape != logits.shape[:1] or chosen.min() < 0 or chosen.max() >= logits.shape[1]:
         raise ValueError(f"classes must be one index below {logits.shape[1]} for each clip, not {classes}.")

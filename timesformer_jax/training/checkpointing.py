@@ -6,7 +6,7 @@ import errno
 import logging
 import math
 import shutil
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,17 @@ class Checkpoints:
         self._manager: ocp.CheckpointManager | None = None
         self.accuracies: dict[int, float] = {}
 
-    def restore(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+    def restore(
+        self, template: TrainState, why_unsound: Callable[[TrainState], str | None] = lambda state: None
+    ) -> tuple[TrainState, dict[str, Any]] | None:
         """Restores the newest checkpoint that is sound.
 
-        Damaged ones are moved aside, which is announced. A checkpoint is sound if every array in it has the fingerprint
-        that it was saved with: TensorStore itself would not notice every flipped bit.
+        Others are moved aside, which is announced. A checkpoint is sound if every array in it has the fingerprint that
+        it was saved with (TensorStore itself would not notice every flipped bit), and nothing is wrong with its state.
 
         Args:
             template: a state of shapes, types and shardings; the checkpoint may have been saved with other shardings.
+            why_unsound: says what is wrong with a state; asked where it was saved by a version that did not.
 
         Returns:
             The state, and what `save` was given with it; None where there is no sound checkpoint.
@@ -65,9 +68,10 @@ class Checkpoints:
             if in_all(found is not None) and found is not None:
                 state, run = found
                 damaged = different(run["fingerprints"], fingerprints(state))
-                if not damaged:
+                problem = None if damaged or run.get("sound") else why_unsound(state)
+                if not damaged and problem is None:
                     return found
-                reason = f"{damaged[0]} is not what was saved"
+                reason = problem or f"{damaged[0]} is not what was saved"
             self._set_aside(step, reason)
             step = self._newest(step)
         return None

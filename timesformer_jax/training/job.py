@@ -18,12 +18,12 @@ from ..evaluation.metrics import Evaluation
 from ..evaluation.prediction import Predict, make_predict, predict_batch
 from ..sharding import BatchPlace, batch_share, clip_sharding, global_batch, make_mesh, shardings_of, use_mesh
 from ..support.compilation import compiler_options, release_memory
-from ..support.distributed import announce_progress, is_first, wait_for_all
+from ..support.distributed import announce, announce_progress, is_first, wait_for_all
 from .initial_model import Start, abstract_params, classes_of_run, save_start, start_from_directory, start_from_recipe
 from .optimizer import make_optimizer
 from .recipe import TrainConfig, total_steps
 from .run_directory import RunDirectory
-from .schedule import learning_rate_schedule
+from .schedule import learning_rate_schedule, remarks_on
 from .state import StepMetrics, TrainState
 from .step import Batch, make_train_step
 from .stopping import StopRequest
@@ -182,6 +182,8 @@ def make_job(config: TrainConfig, run: RunDirectory) -> Job:
     learning_rate = learning_rate_schedule(
         config.schedule, config.optimizer.learning_rate, steps_per_epoch=batches.steps_per_epoch, total_steps=total
     )
+    for remark in remarks_on(config.schedule, steps_per_epoch=batches.steps_per_epoch, total_steps=total):
+        announce(remark)
     optimizer = make_optimizer(config.optimizer, learning_rate, num_layers=start.model.config.num_hidden_layers)
     step = make_train_step(start.model, config, optimizer, learning_rate, start.processor)
     predict = make_predict(start.model, start.processor)

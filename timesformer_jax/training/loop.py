@@ -23,6 +23,7 @@ from .metrics import MetricsWriter
 from .performance import Profiler
 from .recipe import TrainConfig
 from .run_directory import RunDirectory
+from .soundness import why_unsound
 from .state import TrainState
 from .step_log import StepLog
 from .stopping import StopRequest
@@ -76,7 +77,7 @@ def train(
         RunError: the directory belongs to another run.
         DataError: the videos can't be used.
         CheckpointError: the checkpoint to start from can't be loaded.
-        TrainingError: the loss is no longer finite.
+        TrainingError: the loss, a gradient, a weight or the model's scores are no longer finite.
         OSError: a checkpoint can't be written.
     """
     refuse_in_worker()
@@ -139,7 +140,7 @@ def train(
 
 def _restore(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any] | None]:
     """The state to go on from, and the place in the data that was saved with it; None for a new run."""
-    restored = checkpoints.restore(job.template)
+    restored = checkpoints.restore(job.template, lambda state: why_unsound(job, state))
     if restored is None:
         return job.initial_state(), None
     state, saved = restored
@@ -161,8 +162,9 @@ def _take_steps(
 
     The host runs ahead of the devices by one step: it sends them step k + 1, and then waits for step k to read its
     metrics. Each step takes over the memory of the state before it, so a state can only be saved where the host stops
-    running ahead, and it is saved once the metrics of its own step have been read and found finite. A step that was not
-    finite ends the run: its successor, which is on its way, is neither read nor saved.
+    running ahead, and it is saved once the metrics of its own step have been read and found finite, and the state is
+    sound (see soundness.py). A step that was not finite ends the run: its successor, which is on its way, is neither
+    read nor saved.
     """
     step, train_step = int(state.step), job.compiled_step()
     batches = job.batches
@@ -196,9 +198,10 @@ def _take_steps(
             if not (ending or validating or falls_into(step, every)):
                 continue
             log.read(*unread)
+            log.require_sound(state, placed["frames"], unread[2])
             unread = None
             # The next batch is out of the stream already, but has not been used.
-            checkpoints.save(state, {"data": batches.get_state() | {"step": step}})
+            checkpoints.save(state, {"data": batches.get_state() | {"step": step}, "sound": True})
 
             # --- Validation: after saving, for it takes long; where it is cut short, it is made up for later.
             if validating and (step == job.total or not ending):

@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from ..model.remat import Remat
 from ..sharding import MeshConfig
 from ..support.dtypes import DTypeName
+from ..support.ranges import COUNT, DECAY, NOT_NEGATIVE, POSITIVE, SHARE, Range, require_in_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,26 @@ class ModelOptions:
     dtype: DTypeName = "float32"
     remat: Remat = "none"
 
+    def __post_init__(self) -> None:
+        require_in_range(
+            self,
+            "model.",
+            num_frames=COUNT,
+            image_size=COUNT,
+            patch_size=COUNT,
+            hidden_size=COUNT,
+            num_hidden_layers=COUNT,
+            num_attention_heads=COUNT,
+            intermediate_size=COUNT,
+            initializer_range=NOT_NEGATIVE,
+            time_initializer_range=NOT_NEGATIVE,
+            drop_path_rate=DECAY,
+            dropout=DECAY,
+            attention_dropout=DECAY,
+        )
+        if self.sampling_rate != "segments":
+            require_in_range(self, "model.", sampling_rate=POSITIVE)
+
     def overrides(self) -> dict[str, Any]:
         """Fields of the model's config that these options set."""
         names = {field.name for field in dataclasses.fields(TimesformerConfig)}
@@ -114,6 +135,21 @@ class Optimizer:
     clip_norm: float | None = None
     ema_decay: float | None = None
 
+    def __post_init__(self) -> None:
+        require_in_range(
+            self,
+            "optimizer.",
+            learning_rate=POSITIVE,
+            weight_decay=NOT_NEGATIVE,
+            momentum=DECAY,
+            beta1=DECAY,
+            beta2=DECAY,
+            epsilon=POSITIVE,
+            layer_decay=SHARE,
+            clip_norm=POSITIVE,
+            ema_decay=DECAY,
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -135,6 +171,19 @@ class Schedule:
     factor: float = 0.1
     final: float = 0.0
 
+    def __post_init__(self) -> None:
+        require_in_range(
+            self,
+            "schedule.",
+            warmup_epochs=NOT_NEGATIVE,
+            warmup_start=SHARE,
+            milestones=NOT_NEGATIVE,
+            factor=SHARE,
+            final=SHARE,
+        )
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ConfigError(f"schedule.milestones are {self.milestones}: each must be later than the one before.")
+
 
 @dataclasses.dataclass(frozen=True)
 class Checkpointing:
@@ -149,6 +198,9 @@ class Checkpointing:
     every: int | None = None
     keep: int = 2
     validate_every: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_in_range(self, "checkpoints.", every=COUNT, keep=COUNT, validate_every=POSITIVE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,24 +236,17 @@ class TrainConfig:
     log_every: int = 10
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("batch_size", self.batch_size),
-            ("accumulation", self.accumulation),
-            ("log_every", self.log_every),
-            ("checkpoints.keep", self.checkpoints.keep),
-            ("checkpoints.every", 1 if self.checkpoints.every is None else self.checkpoints.every),
-            ("steps", 1 if self.steps is None else self.steps),
-        ):
-            if value < 1:
-                raise ConfigError(f"{name} must be 1 or more, not {value}.")
-        for name, value in (("epochs", self.epochs), ("checkpoints.validate_every", self.checkpoints.validate_every)):
-            if not value > 0:
-                raise ConfigError(f"{name} must be above 0, not {value}.")
+        require_in_range(
+            self,
+            batch_size=COUNT,
+            accumulation=COUNT,
+            epochs=POSITIVE,
+            steps=COUNT,
+            seed=Range(0, 2**32 - 1, whole=True),  # of a larger one JAX would take the last 32 bits
+            log_every=COUNT,
+        )
         if self.batch_size % self.accumulation:
             raise ConfigError(f"accumulation {self.accumulation} must divide batch_size {self.batch_size}.")
-        decay = self.optimizer.ema_decay
-        if decay is not None and not 0 <= decay < 1:
-            raise ConfigError(f"optimizer.ema_decay must be in [0, 1), not {decay}.")
 
 
 def total_steps(config: TrainConfig, steps_per_epoch: float) -> int:

@@ -25,6 +25,7 @@ from typing import Any
 from ..checkpoints.training_run import RunLayout
 from ..errors import TimesformerError
 from ..support.files import read_json, write_atomically
+from ..support.progress import say
 from .recipe import TrainConfig
 
 FREE_TO_CHANGE = (
@@ -104,16 +105,19 @@ class RunDirectory(RunLayout):
         # A setting that is newer than the run was at its default.
         defaults = json.loads(json.dumps(dataclasses.asdict(TrainConfig())))
         found, wanted = dict(flat(defaults)) | dict(flat(read_json(self.config, RunError))), dict(flat(values))
-        differences = [
-            f"{name} is {json.dumps(wanted.get(name))} here and {json.dumps(found.get(name))} there"
+        differences = {
+            name: f"{name} is {json.dumps(wanted.get(name))} here and {json.dumps(found.get(name))} there"
             for name in sorted(found.keys() | wanted.keys())
-            if found.get(name) != wanted.get(name) and not name.startswith(FREE_TO_CHANGE)
-        ]
-        if differences:
+            if found.get(name) != wanted.get(name)
+        }
+        refused = [text for name, text in differences.items() if not name.startswith(FREE_TO_CHANGE)]
+        if refused:
             raise RunError(
-                f"{self.path} belongs to a run with another recipe: {'; '.join(differences)}. Give the same settings, "
+                f"{self.path} belongs to a run with another recipe: {'; '.join(refused)}. Give the same settings, "
                 "or another directory."
             )
+        if differences:
+            say(f"settings that may change have changed in {self.path}: {'; '.join(differences.values())}")
         self._write_config(values)
 
     def require_claimed(self) -> None:
@@ -146,7 +150,7 @@ class RunDirectory(RunLayout):
             if found.get(name) != fingerprints.get(name):
                 raise RunError(
                     f"the videos of --data.{name} are not those that the run in {self.path} began with (their names, "
-                    "labels or classes differ). Give the same, wherever they are now, or another directory."
+                    "order, labels or classes differ). Give the same, wherever they are now, or another directory."
                 )
 
     def _write_config(self, values: dict[str, Any]) -> None:

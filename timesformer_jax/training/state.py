@@ -6,7 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ..checkpoints.mapping import Params
 
@@ -42,16 +42,23 @@ class TrainState:
 
 @flax.struct.dataclass
 class StepMetrics:
-    """The metrics of one step, taken before its update.
+    """The metrics of one step, taken before its update where nothing else is said.
 
     Attributes:
         loss: mean over the batch.
         accuracy: share of clips whose label had the highest logit.
         gradient_norm: of the whole gradient, before clipping.
         learning_rate: of this step.
+        finite: whether all parameters are finite after the update.
     """
 
     loss: Float[Array, ""]
     accuracy: Float[Array, ""]
     gradient_norm: Float[Array, ""]
     learning_rate: Float[Array, ""]
+    finite: Bool[Array, ""]
+
+
+def all_finite(tree: Any) -> Bool[Array, ""]:
+    """Whether no array of a tree holds a NaN or an infinity."""
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)], bool).all()

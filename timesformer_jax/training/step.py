@@ -15,7 +15,7 @@ from ..model.modeling import TimesformerForVideoClassification
 from ..video.processing import VideoProcessor
 from .optimizer import clip_by_norm
 from .recipe import TrainConfig
-from .state import StepMetrics, TrainState
+from .state import StepMetrics, TrainState, all_finite
 
 Batch = dict[str, Array]
 """Frames, uint8 (b, t, height, width, c), and labels, int32 (b,)."""
@@ -77,7 +77,7 @@ def make_train_step(
         ema: Any = state.ema
         if ema is not None:
             ema = optax.incremental_update(params, ema, 1 - (config.optimizer.ema_decay or 0.0))
-        metrics = StepMetrics(loss, accuracy, norm, jnp.asarray(learning_rate(state.step)))
+        metrics = StepMetrics(loss, accuracy, norm, jnp.asarray(learning_rate(state.step)), all_finite(params))
         return TrainState(state.step + 1, params, optimizer_state, ema), metrics
 
     return train_step

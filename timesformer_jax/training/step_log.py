@@ -16,7 +16,8 @@ from .checkpointing import Checkpoints
 from .job import Job
 from .metrics import MetricsWriter
 from .performance import Clock
-from .state import StepMetrics
+from .soundness import why_unsound
+from .state import StepMetrics, TrainState
 
 
 class StepLog:
@@ -74,12 +75,14 @@ class StepLog:
             ids: of the videos in its batch.
 
         Raises:
-            TrainingError: the step has diverged.
+            TrainingError: the step has diverged: its loss or gradient, or a weight after it, is not finite.
         """
         values = {name: float(value) for name, value in dataclasses.asdict(jax.device_get(metrics)).items()}
         for name in ("loss", "gradient_norm"):
             if not math.isfinite(values[name]):
-                raise self._diverged(step, name, values[name], ids)
+                raise self._diverged(f"the {name.replace('_', ' ')} is {values[name]} at step {step}", ids)
+        if not values.pop("finite"):
+            raise self._diverged(f"one of the weights is not finite after step {step}", ids)
         self.recent |= values
         self.clock.tick()
         if self.writer is not None:
@@ -96,11 +99,26 @@ class StepLog:
             status = f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.2f}  rate {values['learning_rate']:.2g}"
             self._display.update(step, status)
 
-    def _diverged(self, step: int, name: str, value: float, ids: np.ndarray[Any, Any]) -> TrainingError:
+    def require_sound(self, state: TrainState, frames: jax.Array, ids: np.ndarray[Any, Any]) -> None:
+        """Checks a state before it is saved.
+
+        Args:
+            state: after the step with these ids.
+            frames: a batch, (b, t, h, w, c), that the model must have finite scores for.
+            ids: of the videos in the batch of the last step.
+
+        Raises:
+            TrainingError: the state is not sound.
+        """
+        problem = why_unsound(self._job, state, frames)
+        if problem is not None:
+            raise self._diverged(f"{problem} after step {int(state.step)}", ids)
+
+    def _diverged(self, problem: str, ids: np.ndarray[Any, Any]) -> TrainingError:
         self._checkpoints.wait()
         last, run = self._checkpoints.latest, self._job.run.path
         kept = "there is no checkpoint yet" if last is None else f"the checkpoint of step {last} in {run} is kept"
         return TrainingError(
-            f"the {name.replace('_', ' ')} is {value} at step {step}, in the batch of the videos with the ids "
-            f"{', '.join(map(str, ids.tolist()))}; {kept}; a lower learning rate or optimizer.clip_norm may help."
+            f"{problem}, in the batch of the videos with the ids {', '.join(map(str, ids.tolist()))}; {kept}; a lower "
+            "learning rate or optimizer.clip_norm may help, in a run with a directory of its own."
         )

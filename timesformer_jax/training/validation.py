@@ -61,5 +61,6 @@ class Validation:
         if writer is not None:
             writer.metrics(step, values)
         self._accuracies[step] = evaluation.top1
-        announce(f"validation after step {step}: {evaluation.top1:.2%} of {evaluation.videos} videos right")
+        unanswered = f" ({evaluation.unanswered.sum()} without an answer)" if evaluation.unanswered.any() else ""
+        announce(f"validation after step {step}: {evaluation.top1:.2%} of {evaluation.videos} videos right{unanswered}")
         return values
