@@ -21,6 +21,7 @@ from ..data.config import Views
 from ..data.motion import SAMPLING_RATE, MotionTask, ensure_motion
 from ..data.sources import read_videos
 from ..errors import ConfigError, DataError, TimesformerError
+from ..support.agreement import flat
 from ..support.files import read_json, write_atomically
 from ..support.progress import say
 from ..training.recipe import TrainConfig

@@ -14,17 +14,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checkpoints.fingerprints import fingerprints
+from ..checkpoints.fingerprints import fingerprints, model_facts
 from ..checkpoints.mapping import Params
 from ..checkpoints.open import load_checkpoint, processor_for
 from ..config import TimesformerConfig
+from ..data.agreement import PLACES, require_same_videos
 from ..data.batches import EvaluationBatches
 from ..data.config import ClipShape, DataConfig, Views
 from ..data.sources import open_data
 from ..errors import ConfigError, DataError
 from ..model.modeling import TimesformerForVideoClassification
-from ..sharding import BatchPlace, MeshConfig, batch_share, make_mesh, shardings_of, use_mesh
-from ..support.distributed import announce_progress, from_first, is_first
+from ..sharding import BatchPlace, MeshConfig, batch_share, make_mesh, place, use_mesh
+from ..support.agreement import require_agreement, settings, versions
+from ..support.distributed import announce_progress, from_first, is_first, wait_for_all
 from ..support.dtypes import DTypeName, require_x64
 from ..support.progress import Display
 from ..video.processing import VideoProcessor
@@ -63,7 +65,12 @@ def evaluate(
         ConfigError: the output directory holds another evaluation.
     """
     views = views or Views()
-    videos = open_data(data).validation
+    facts = {"batch_size": batch_size, "dtype": dtype, "mesh": dataclasses.asdict(mesh or MeshConfig())}
+    facts |= {"data": dataclasses.asdict(data), **dataclasses.asdict(views)}
+    require_agreement("the settings", {"the command": "evaluate", **settings(facts, without=PLACES), **versions()})
+    sets = open_data(data)
+    require_same_videos(sets, data)
+    videos = sets.validation
     if videos is None:
         raise DataError("there are no videos to evaluate on; give --data.validation.")
     require_x64(dtype)
@@ -91,8 +98,9 @@ def evaluate(
         bad_list=None if directory is None else directory / BAD_VIDEOS,
         share=batch_share(devices, batch_size),
     )
-    params = jax.device_put(params, shardings_of(params, devices))
-    settings = {
+    require_agreement("the model", model_facts(config, processor, params, str(source)))
+    params = place(params, devices)
+    evaluated = {
         "checkpoint": str(source),
         "model": model_fingerprint(config, processor, params),
         "data": data.validation,
@@ -100,7 +108,7 @@ def evaluate(
         "dtype": dtype,
         **dataclasses.asdict(views),
     }
-    recorder = Recorder(directory, settings, videos.name)
+    recorder = Recorder(directory, evaluated, videos.name)
     start = batches.number = from_first(recorder.resume(batch_size))
     predict = make_predict(model, processor, views.average)
     display = Display("evaluating", len(batches), start, 10) if is_first() else None
@@ -110,6 +118,8 @@ def evaluate(
         with use_mesh(devices):
             for number, batch in enumerate(batches, start + 1):
                 batch = {**batch, "labels": translation[batch["labels"]]}
+                if number == start + 1:
+                    wait_for_all("the first batch")
                 recorder.add(predict_batch(predict, params, batch, BatchPlace(devices, batch_size)))
                 if display is not None:
                     display.update(number, "")

@@ -160,8 +160,8 @@ def _limited(address: str | None, done: Callable[[], None]) -> Generator[None]:
         else:
             problem = "not all processes of the job have come"
         say(
-            f"error: {problem}: this process has waited for {JOIN_SECONDS} seconds; start all of them at about the same "
-            "time, with the same --processes.coordinator and --processes.count."
+            f"error: {problem}: this process has waited for {JOIN_SECONDS} seconds; start all of them at about the "
+            "same time, with the same --processes.coordinator and --processes.count."
         )
         os._exit(2)
 
@@ -232,6 +232,19 @@ def from_first(number: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(number))
 
 
+def text_from_first(text: str) -> str:
+    """Gives all processes the text of the first."""
+    import jax
+
+    if jax.process_count() == 1:
+        return text
+    key = f"timesformer/text/{next(_texts)}"
+    if is_first():
+        coordinator().key_value_set(key, text)
+        return text
+    return coordinator().blocking_key_value_get(key, SLOWEST_SECONDS * 1000)
+
+
 def wait_for_all(name: str) -> None:
     """Waits until every process has called this.
 
@@ -253,7 +266,7 @@ def wait_for_all(name: str) -> None:
         raise too_slow(name) if "Barrier timed out" in str(error) else error from error
 
 
-_meetings = itertools.count()
+_meetings, _texts = itertools.count(), itertools.count()
 
 
 def too_slow(name: str) -> TrainingError:

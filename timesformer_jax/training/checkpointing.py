@@ -136,6 +136,16 @@ class Checkpoints:
         """The step of the last checkpoint."""
         return self.manager.latest_step()
 
+    def check(self) -> None:
+        """Looks whether a checkpoint that is being written has failed.
+
+        Raises:
+            OSError: it has.
+        """
+        if self._manager is not None:
+            with self._reported(None):
+                self._manager.check_for_errors()
+
     def wait(self) -> None:
         """Waits until everything is saved.
 

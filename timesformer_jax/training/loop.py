@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.mapping import Params
+from ..data.agreement import PLACES
 from ..data.pipeline import refuse_in_worker
 from ..model.modeling import TimesformerForVideoClassification
 from ..schemes import unknown_to_transformers
 from ..sharding import whole
-from ..support.distributed import announce, announce_progress, from_first, is_first, wait_for_all
+from ..support.agreement import require_agreement, settings, versions
+from ..support.distributed import announce, announce_progress, from_first, is_first, text_from_first, wait_for_all
 from ..support.progress import Observer
 from ..video.processing import VideoProcessor
 from .checkpointing import Checkpoints
@@ -74,6 +76,7 @@ def train(
 
     Raises:
         RunError: the directory belongs to another run.
+        ConfigError: the processes of the job were not started alike.
         DataError: the videos can't be used.
         CheckpointError: the checkpoint to start from can't be loaded.
         TrainingError: the loss is no longer finite.
@@ -83,18 +86,22 @@ def train(
     stop = stop or StopRequest()
     deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
 
-    def is_over(step: int) -> bool:
-        return stop.agreed(step) or _is_late(deadline)
+    def is_over() -> bool:
+        return stop.agreed() or _is_late(deadline)
 
     with contextlib.ExitStack() as held:
+        # --- Processes: all do the same.
+        facts = settings(dataclasses.asdict(config), without=(*PLACES, "model.checkpoint"))
+        timed = "none" if max_seconds is None else "given"
+        require_agreement("the recipe", {"the command": "train", **facts, "a limit of time": timed, **versions()})
+
         # --- Directory: it is of this recipe, and no other process works in it.
         held.enter_context(stop.listening())
         run = RunDirectory(Path(directory).expanduser().absolute())
         if is_first():
             held.enter_context(run.locked())
             run.claim(config)
-        wait_for_all("claimed the run")
-        run.require_claimed()
+        run.require_shared(text_from_first(run.read_token() if is_first() else ""))
 
         # --- Mesh, input, model and step.
         job = make_job(config, run)
@@ -113,7 +120,7 @@ def train(
                 with contextlib.closing(MetricsWriter(run, step)) if is_first() else contextlib.nullcontext() as writer:
                     if from_first(validation.is_due(step)):  # the process that took this step did not get so far
                         recent |= validation.run(state, writer)
-                    if step < job.total and not stop.made:
+                    if step < job.total and not stop.agreed():
                         log = StepLog(job, checkpoints, step, recent, writer, observer)
                         profiler = Profiler(run.profile if profile else None, step, job.total)
                         state = _take_steps(job, state, data, checkpoints, validation, log, profiler, is_over)
@@ -155,7 +162,7 @@ def _take_steps(
     validation: Validation,
     log: StepLog,
     profiler: Profiler,
-    is_over: Callable[[int], bool],
+    is_over: Callable[[], bool],
 ) -> TrainState:
     """Takes the steps that are left, and returns the last state, which is being saved.
 
@@ -171,6 +178,7 @@ def _take_steps(
     with contextlib.closing(batches), contextlib.closing(profiler), log.shown():
         batch = next(batches)
         placed = job.place(batch)
+        wait_for_all("the first step")
         unread = None
         ending = False
         while not ending:
@@ -181,6 +189,7 @@ def _take_steps(
             if unread is not None:
                 log.read(*unread)
                 log.tell(step - 1)
+                checkpoints.check()
             unread = step, metrics, batch["ids"]
 
             # --- Input: while the devices work on this step, the next batch is made ready and sent there.
@@ -190,7 +199,7 @@ def _take_steps(
                 placed = job.place(batch)
 
             # --- Checkpoint.
-            ending = step == job.total or is_over(step)
+            ending = step == job.total or is_over()
             validating = validation.is_due(step)
             every = job.config.checkpoints.every or job.steps_per_epoch
             if not (ending or validating or falls_into(step, every)):
@@ -216,6 +225,7 @@ def _is_late(deadline: float) -> bool:
 
 def _export(job: Job, state: TrainState) -> None:
     """Writes the trained model, where it has not been written before."""
+    wait_for_all("the export")
     params = whole(state.trained, job.mesh)
     if is_first() and not job.run.export.exists():
         with announce_progress(f"writing {job.run.export}"):
