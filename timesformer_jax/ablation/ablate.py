@@ -25,7 +25,7 @@ from ..support.agreement import flat
 from ..support.files import read_json, write_atomically
 from ..support.progress import say
 from ..training.recipe import TrainConfig
-from ..training.run_directory import FREE_TO_CHANGE, RunDirectory, flat
+from ..training.run_directory import FREE_TO_CHANGE, RunDirectory
 from ..training.stopping import StopRequest
 from .case import Answer, Case
 from .process import Runner, in_own_process

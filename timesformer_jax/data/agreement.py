@@ -38,8 +38,12 @@ def require_same_videos(data: DataSets, config: DataConfig) -> None:
         ("--data.train", config.train, data.train),
         ("--data.validation", config.validation, data.validation),
     ):
-        facts = {source: "given" if name is not None else "not given"}
-        require_agreement(source, facts | ({} if videos is None else facts_of(videos, source)), first_alone=True)
+
+        def facts(source: str = source, name: str | None = name, videos: Videos | None = videos) -> dict[str, str]:
+            given = {source: "not given" if name is None else f"given\n{name}"}
+            return given | ({} if videos is None else facts_of(videos, source))
+
+        require_agreement(source, facts, first_alone=True)
 
 
 def _digest(values: np.ndarray) -> str:

@@ -10,7 +10,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -67,7 +66,9 @@ def evaluate(
     views = views or Views()
     facts = {"batch_size": batch_size, "dtype": dtype, "mesh": dataclasses.asdict(mesh or MeshConfig())}
     facts |= {"data": dataclasses.asdict(data), **dataclasses.asdict(views)}
-    require_agreement("the settings", {"the command": "evaluate", **settings(facts, without=PLACES), **versions()})
+    require_agreement(
+        "the settings", lambda: {"the command": "evaluate", **settings(facts, without=PLACES), **versions()}
+    )
     sets = open_data(data)
     require_same_videos(sets, data)
     videos = sets.validation
@@ -98,7 +99,7 @@ def evaluate(
         bad_list=None if directory is None else directory / BAD_VIDEOS,
         share=batch_share(devices, batch_size),
     )
-    require_agreement("the model", model_facts(config, processor, params, str(source)))
+    require_agreement("the model", lambda: model_facts(config, processor, params, str(source)))
     params = place(params, devices)
     evaluated = {
         "checkpoint": str(source),

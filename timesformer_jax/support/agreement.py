@@ -29,7 +29,8 @@ def require_agreement(what: str, facts: Callable[[], Mapping[str, str]], *, firs
 
     Args:
         what: what the facts are of, for the message of a process that does not come.
-        facts: gives short texts by name, where there are several processes. What stands after a line break in one is told, but not compared.
+        facts: gives short texts by name, where there are several processes. What stands after a line break in one is
+            told, but not compared.
         first_alone: whether the first difference alone is told, because others follow from it.
 
     Raises:

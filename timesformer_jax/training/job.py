@@ -170,7 +170,9 @@ def make_job(config: TrainConfig, run: RunDirectory) -> Job:
     if is_first():
         run.claim_data(data.fingerprints)
     start = start_from_directory(run, config.model)
-    require_agreement("the run", {"what the run directory holds": "no model yet" if start is None else "a model"})
+    require_agreement(
+        "the run", lambda: {"what the run directory holds": "no model yet" if start is None else "a model"}
+    )
     if start is None:
         with announce_progress("making the model"):
             start = start_from_recipe(config.model, classes, config.seed)
@@ -204,4 +206,4 @@ def require_same_start(config: TrainConfig, start: Start) -> None:
         ConfigError: they don't.
     """
     source = config.model.checkpoint or f"the seed {config.seed}"
-    require_agreement("the model", model_facts(start.model.config, start.processor, start.params, source))
+    require_agreement("the model", lambda: model_facts(start.model.config, start.processor, start.params, source))

@@ -91,9 +91,7 @@ def train(
 
     with contextlib.ExitStack() as held:
         # --- Processes: all do the same.
-        facts = settings(dataclasses.asdict(config), without=(*PLACES, "model.checkpoint"))
-        timed = "none" if max_seconds is None else "given"
-        require_agreement("the recipe", {"the command": "train", **facts, "a limit of time": timed, **versions()})
+        require_agreement("the recipe", lambda: _facts(config, max_seconds))
 
         # --- Directory: it is of this recipe, and no other process works in it.
         held.enter_context(stop.listening())
@@ -142,6 +140,13 @@ def train(
             processor=job.start.processor,
             export=run.export if finished else None,
         )
+
+
+def _facts(config: TrainConfig, max_seconds: float | None) -> dict[str, str]:
+    """What all processes of the job must have been started with."""
+    recipe = settings(dataclasses.asdict(config), without=(*PLACES, "model.checkpoint"))
+    timed = "none" if max_seconds is None else "given"
+    return {"the command": "train", **recipe, "a limit of time": timed, **versions()}
 
 
 def _restore(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any] | None]:
