@@ -28,9 +28,13 @@ class Process:
     log: Path
     pid: int = 0
     code: int | None = None
+    reader: threading.Thread | None = None
 
     @property
     def said(self) -> str:
+        """What it has written so far."""
+        if self.code is not None and self.reader is not None:
+            self.reader.join(5)
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     @property
@@ -76,17 +80,22 @@ class Zygote:
 
     def start(self, arguments: Sequence[str], environment: dict[str, str], before: str = "") -> Process:
         self._count += 1
+        # A pipe, so that a process which may write no files can still say why it ends.
+        pipe = self.folder / f"{self._count}.pipe"
+        os.mkfifo(pipe)
         process = self._waiting[self._count] = Process(self.folder / f"{self._count}.log")
         order = {
             "number": self._count,
             "arguments": list(arguments),
             "environment": environment,
-            "log": str(process.log),
+            "log": str(pipe),
             "before": before,
         }
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
+        process.reader = threading.Thread(target=_copy, args=(pipe, process.log), daemon=True)
+        process.reader.start()
         return process
 
     def close(self) -> None:
@@ -98,6 +107,12 @@ class Zygote:
         self._reader.join()
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+
+def _copy(pipe: Path, log: Path) -> None:
+    with pipe.open("rb", buffering=0) as source, log.open("wb", buffering=0) as target:
+        while content := source.read(2**16):
+            target.write(content)
 
 
 @contextlib.contextmanager

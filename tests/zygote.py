@@ -48,7 +48,7 @@ def main() -> None:
 
 def run(order: dict, command) -> None:
     """Becomes a process of a job."""
-    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(order["log"], os.O_WRONLY)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -195,6 +195,7 @@ from timesformer_jax.training.checkpointing import Checkpoints
 save = Checkpoints.save
 def full(self, state, run):
     if int(state.step) >= 8:
+        self.wait()
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # no file may be longer, as on a full disk
     save(self, state, run)
 Checkpoints.save = full

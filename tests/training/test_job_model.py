@@ -79,6 +79,7 @@ from timesformer_jax.training.checkpointing import Checkpoints
 save = Checkpoints.save
 def full(self, state, run):
     if int(state.step) >= {step}:
+        self.wait()
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
     save(self, state, run)
 Checkpoints.save = full

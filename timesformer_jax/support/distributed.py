@@ -103,6 +103,7 @@ def joined(options: ProcessOptions | None = None) -> Generator[None]:
                 client, address = _coordinator()
                 watch = Watch(client, address, jax.process_index(), jax.process_count(), done)
                 watch.start()
+                _watches.append(watch)
                 in_all(True)  # the first collective waits half a minute for the slowest, and no longer
             yield
             wait_for_all("the end of the job")
@@ -110,6 +111,7 @@ def joined(options: ProcessOptions | None = None) -> Generator[None]:
             done()
             if watch is None:
                 raise
+            _watches.clear()
             told = _told(error, watch)
             code = 130 if isinstance(error, KeyboardInterrupt) else ending(told)[1]
             # JAX would wait at its exit for processes that wait for this one, as threads of Orbax may do before.
@@ -119,11 +121,27 @@ def joined(options: ProcessOptions | None = None) -> Generator[None]:
                 raise
             raise told from error
         if watch is not None:
+            _watches.clear()
             watch.stop()
         jax.distributed.shutdown()
         done()
         if watch is not None:
             watch.join()
+
+
+_watches: list[Watch] = []
+"""That of the job which this process has joined."""
+
+
+def fail(error: Exception) -> None:
+    """Ends the job with an error, where the main threads may wait for each other; a lone process does nothing.
+
+    Args:
+        error: of this process; one of the communication with others is their affair.
+    """
+    sentence, code = ending(error)
+    if _watches and sentence is not None and not _is_of_communication(error):
+        _watches[0].end_all(Ending(_watches[0].index, code, sentence))
 
 
 def _told(error: BaseException, watch: Watch) -> BaseException:

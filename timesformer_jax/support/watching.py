@@ -100,6 +100,10 @@ class Watch:
         self._wait_until_heard()
         return first
 
+    def end_all(self, ending: Ending) -> None:
+        """Ends all processes, this one too, from a thread that is not the main one."""
+        self._publish(json.dumps(dataclasses.asdict(ending)))
+
     def heard(self, seconds: float) -> Ending | None:
         """Waits for what the first process to fail has said; None if nothing was heard."""
         self._heard.wait(seconds)
@@ -155,15 +159,17 @@ class Watch:
     def _end(self, ending: Ending) -> None:
         """Ends this process, unless its main thread does."""
         if not self._over.wait(GRACE_SECONDS):
-            say(f"error: {ending.told_by(self.index)}")
+            with contextlib.suppress(OSError):  # the log's disk may be full, too
+                say(f"error: {ending.told_by(self.index)}")
             self.leave(ending.code)
 
     def leave(self, code: int) -> None:
         """Ends this process at once, which JAX would otherwise wait for others at its exit."""
-        if sys.stderr.isatty():
-            console().show_cursor()  # which a bar has hidden
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            if sys.stderr.isatty():
+                console().show_cursor()  # which a bar has hidden
+            sys.stdout.flush()
+            sys.stderr.flush()
         self._before_end()
         self._wait_until_heard()
         os._exit(code)
