@@ -51,9 +51,7 @@ def digest(tree: Any) -> str:
     def hashed(item: tuple[Any, Any]) -> bytes:
         array = np.ascontiguousarray(item[1])
         about = f"{jax.tree_util.keystr(item[0])} {array.dtype} {array.shape}"
-        return hashlib.sha256(
-            about.encode() + hashlib.sha256(memoryview(array.reshape(-1).view(np.uint8))).digest()
-        ).digest()
+        return hashlib.sha256(about.encode() + hashlib.sha256(array.reshape(-1).view(np.uint8).data).digest()).digest()
 
     with ThreadPoolExecutor() as pool:  # hashing lets other threads run
         return hashlib.sha256(b"".join(pool.map(hashed, jax.tree.leaves_with_path(tree)))).hexdigest()[:16]
