@@ -34,7 +34,7 @@ from .commands.sample import Sample
 from .commands.summary import Summary
 from .commands.train import Train
 from .commands.visualize import Visualize
-from .errors import ConfigError, TimesformerError, TrainingError, VerificationError
+from .errors import ConfigError, ending
 from .support.compilation import enable_compilation_cache
 from .support.progress import say
 
@@ -106,21 +106,14 @@ def run_command(command: Callable[[], int], *, cache: bool = True, cache_directo
     with end_quietly_without_reader():
         try:
             return command()
-        except TimesformerError as error:
-            say(f"error: {error}")
-            return 2
-        except (VerificationError, TrainingError) as error:
-            say(f"error: {error}")
         except BrokenPipeError:  # an OSError, too
             raise
-        except OSError as error:
-            say(f"error: {error.filename or 'a file'}: {error.strerror or error}.")
-        except MemoryError:
-            say("error: there is not enough memory.")
-        except KeyboardInterrupt:
-            say("interrupted")
-            return 130
-    return 1
+        except (Exception, KeyboardInterrupt) as error:
+            sentence, code = ending(error)
+            if sentence is None:
+                raise
+            say(sentence if isinstance(error, KeyboardInterrupt) else f"error: {sentence}")
+            return code
 
 
 @functools.cache

@@ -32,3 +32,25 @@ class TrainingError(Exception):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def ending(error: BaseException) -> tuple[str | None, int]:
+    """How a command ends after an error: with which sentence, and with which exit code.
+
+    Returns:
+        The sentence, without "error: " before it, or None for an error that is no person's to put right, whose
+        traceback is what helps; and the code.
+    """
+    match error:
+        case TimesformerError():
+            return str(error), 2
+        case VerificationError() | TrainingError():
+            return str(error), 1
+        case OSError():
+            return f"{error.filename or 'a file'}: {error.strerror or error}.", 1
+        case MemoryError():
+            return "there is not enough memory.", 1
+        case KeyboardInterrupt():
+            return "interrupted", 130
+        case _:
+            return None, 1

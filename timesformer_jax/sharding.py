@@ -188,6 +188,22 @@ def shardings_of(tree: Any, mesh: Mesh, rules: ShardingRules | None = None) -> A
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
+def place(tree: Any, mesh: Mesh) -> Any:
+    """Parameters that every process has whole, on the devices of all of them.
+
+    `jax.device_put` would send all of them round, to compare them.
+    """
+    shardings = shardings_of(tree, mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+
+    def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
+
+    return jax.tree.map(put, tree, shardings)
+
+
 def clip_sharding(mesh: Mesh, shape: Sequence[int], rules: ShardingRules | None = None) -> NamedSharding:
     """Where a batch of clips (b, t, h, w, c) lives, or what belongs to its clips (b, ...) where it has another rank."""
     axes = ("batch", "parallel") if len(shape) == 5 else ("batch",)

@@ -124,4 +124,4 @@ def test_the_surroundings_tell(
     monkeypatch.setattr("jax.distributed.shutdown", lambda: None)
     with joined():
         pass
-    assert asked == [{"heartbeat_timeout_seconds": 30, **found}]
+    assert asked == [{"heartbeat_timeout_seconds": 30, "initialization_timeout": 360, **found}]

@@ -21,10 +21,11 @@ from ..data.config import Views
 from ..data.motion import SAMPLING_RATE, MotionTask, ensure_motion
 from ..data.sources import open_data
 from ..errors import ConfigError, DataError, TimesformerError
+from ..support.agreement import flat
 from ..support.files import read_json, write_atomically
 from ..support.progress import say
 from ..training.recipe import TrainConfig
-from ..training.run_directory import FREE_TO_CHANGE, RunDirectory, flat
+from ..training.run_directory import FREE_TO_CHANGE, RunDirectory
 from ..training.stopping import StopRequest
 from .case import Answer, Case
 from .process import Runner, in_own_process

@@ -8,7 +8,7 @@ import tyro
 
 from ..data.config import DataConfig, Views
 from ..sharding import MeshConfig
-from ..support.distributed import ProcessOptions, is_first, joined, wait_for_all
+from ..support.distributed import ProcessOptions, is_first, joined
 from ..support.dtypes import DTypeName, enable_x64
 from .options import Loading
 
@@ -55,9 +55,9 @@ class Evaluate:
                 output=self.output,
                 **self.loading.options(),
             )
-            wait_for_all("finished")
-            if not is_first():
-                return 0
+            first = is_first()
+        if not first:
+            return 0
         print(f"videos               {evaluation.videos}")
         if evaluation.unanswered.any():
             print(f"unanswered           {evaluation.unanswered.sum()}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ..support.distributed import ProcessOptions, is_first, joined, wait_for_all
+from ..support.distributed import ProcessOptions, is_first, joined
 from ..support.dtypes import enable_x64
 from ..support.progress import say
 from ..training.recipe import RECIPES, TrainConfig
@@ -62,7 +62,6 @@ class Train:
                 from ..training.loop import train
 
                 result = train(self.config, self.output, profile=self.profile, stop=stop)
-                wait_for_all("finished")
                 first = is_first()
         if result.finished and first:
             say(f"finished; the trained model is in {result.export}")

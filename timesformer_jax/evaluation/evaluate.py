@@ -11,21 +11,22 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checkpoints.fingerprints import fingerprints
+from ..checkpoints.fingerprints import fingerprints, model_facts
 from ..checkpoints.mapping import Params
 from ..checkpoints.open import load_checkpoint, processor_for
 from ..config import TimesformerConfig
+from ..data.agreement import PLACES, require_same_videos
 from ..data.batches import EvaluationBatches
 from ..data.config import ClipShape, DataConfig, Views
 from ..data.sources import open_data
 from ..errors import CheckpointError, ConfigError, DataError
 from ..model.modeling import TimesformerForVideoClassification
-from ..sharding import BatchPlace, MeshConfig, batch_share, make_mesh, shardings_of, use_mesh
-from ..support.distributed import announce, announce_progress, from_first, is_first
+from ..sharding import BatchPlace, MeshConfig, batch_share, make_mesh, place, use_mesh
+from ..support.agreement import require_agreement, settings, versions
+from ..support.distributed import announce, announce_progress, from_first, is_first, wait_for_all
 from ..support.dtypes import DTypeName, require_x64
 from ..support.progress import Display
 from ..support.ranges import COUNT
@@ -67,7 +68,14 @@ def evaluate(
     views = views or Views()
     if batch_size not in COUNT:
         raise ConfigError(f"batch_size is {batch_size}: it must be {COUNT}.")
-    videos = open_data(data).validation
+    facts = {"batch_size": batch_size, "dtype": dtype, "mesh": dataclasses.asdict(mesh or MeshConfig())}
+    facts |= {"data": dataclasses.asdict(data), **dataclasses.asdict(views)}
+    require_agreement(
+        "the settings", lambda: {"the command": "evaluate", **settings(facts, without=PLACES), **versions()}
+    )
+    sets = open_data(data)
+    require_same_videos(sets, data)
+    videos = sets.validation
     if videos is None:
         raise DataError("there are no videos to evaluate on; give --data.validation.")
     require_x64(dtype)
@@ -95,8 +103,9 @@ def evaluate(
         bad_list=None if directory is None else directory / BAD_VIDEOS,
         share=batch_share(devices, batch_size),
     )
-    params = jax.device_put(params, shardings_of(params, devices))
-    settings = {
+    require_agreement("the model", lambda: model_facts(config, processor, params, str(source)))
+    params = place(params, devices)
+    evaluated = {
         "checkpoint": str(source),
         "model": model_fingerprint(config, processor, params),
         "data": data.validation,
@@ -104,7 +113,7 @@ def evaluate(
         "dtype": dtype,
         **dataclasses.asdict(views),
     }
-    recorder = Recorder(directory, settings, videos.name)
+    recorder = Recorder(directory, evaluated, videos.name)
     start = batches.number = from_first(recorder.resume(batch_size))
     predict = make_predict(model, processor, views.average)
     display = Display("evaluating", len(batches), start, 10) if is_first() else None
@@ -114,6 +123,8 @@ def evaluate(
         with use_mesh(devices):
             for number, batch in enumerate(batches, start + 1):
                 batch = {**batch, "labels": translation[batch["labels"]]}
+                if number == start + 1:
+                    wait_for_all("the first batch")
                 results = predict_batch(predict, params, batch, BatchPlace(devices, batch_size))
                 _warn_of_unanswered(results, recorder)
                 recorder.add(results)

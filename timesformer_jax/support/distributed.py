@@ -3,8 +3,9 @@
     with joined(ProcessOptions()):          # Cloud TPU and Slurm are found; anything else runs alone
         train(...)
 
-A job lives and dies as a whole. When one of its processes ends, the others notice within the heartbeat's time (a
-collective operation may notice earlier), say so and end; the same command goes on from the last checkpoint.
+A job lives and dies as a whole. When one of its processes fails, the others say so at once and end; when one dies, they
+notice within the heartbeat's time (a collective operation may notice earlier). The same command goes on from the last
+checkpoint.
 """
 
 import atexit
@@ -16,20 +17,24 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Generator
+import threading
+import time
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import ConfigError, TimesformerError, TrainingError, first_line
+from ..errors import ConfigError, TrainingError, ending, first_line
 from .progress import say, show_progress
+from .watching import GRACE_SECONDS, LOST, Ending, Watch, answers, patient_abort
 
 HEARTBEAT_SECONDS = 30
 """A process that was silent for so long counts as dead. JAX's own 100 would hold the others for minutes."""
 
-LOST = (
-    "another process of the job has ended or can't be reached (its own log says why); "
-    "start all of them again: training goes on from its last checkpoint."
-)
+JOIN_SECONDS = 300
+"""So long the processes wait for each other at the start of the job."""
+
+SLOWEST_SECONDS = 1800
+"""So long they wait for the slowest of them at each place where all have to come before they go on."""
 
 _COMMUNICATION = re.compile(
     r"\bGloo\b|\bNCCL\b|coordination service|heartbeat|^(UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): "
@@ -82,24 +87,123 @@ def joined(options: ProcessOptions | None = None) -> Generator[None]:
 
     # Read when the backend starts; it matters on CPUs alone, which can't work together without it.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    with _report_sudden_end() as done:
+    with _report_sudden_end() as done, patient_abort():
         try:
-            jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **settings)
+            with _limited(settings.get("coordinator_address"), done):
+                jax.distributed.initialize(
+                    heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                    initialization_timeout=JOIN_SECONDS + 60,  # then JAX would abort the process, without a sentence
+                    **settings,
+                )
         except (ValueError, RuntimeError) as error:
             raise ConfigError(f"the processes of the job can't be joined: {first_line(error)[:200]}.") from error
+        watch = None
         try:
+            if jax.process_count() > 1:
+                client, address = _coordinator()
+                watch = Watch(client, address, jax.process_index(), jax.process_count(), done)
+                watch.start()
+                _watches.append(watch)
+                in_all(True)  # the first collective waits half a minute for the slowest, and no longer
             yield
+            wait_for_all("the end of the job")
         except BaseException as error:
             done()
-            if jax.process_count() == 1:
+            if watch is None:
                 raise
-            # JAX would wait at its exit for processes that wait for this one.
-            atexit.register(_leave, _exit_code(error))
-            if _is_of_communication(error):
-                raise TrainingError(f"{LOST} ({first_line(error)[:200]})") from error
-            raise
+            _watches.clear()
+            told = _told(error, watch)
+            code = 130 if isinstance(error, KeyboardInterrupt) else ending(told)[1]
+            # JAX would wait at its exit for processes that wait for this one, as threads of Orbax may do before.
+            atexit.register(watch.leave, code)
+            threading.Thread(target=_leave_late, args=(watch, code), daemon=True).start()
+            if told is error:
+                raise
+            raise told from error
+        if watch is not None:
+            _watches.clear()
+            watch.stop()
         jax.distributed.shutdown()
         done()
+        if watch is not None:
+            watch.join()
+
+
+_watches: list[Watch] = []
+"""That of the job which this process has joined."""
+
+
+def fail(error: Exception) -> None:
+    """Ends the job with an error, where the main threads may wait for each other; a lone process does nothing.
+
+    Args:
+        error: of this process; one of the communication with others is their affair.
+    """
+    sentence, code = ending(error)
+    if _watches and sentence is not None and not _is_of_communication(error):
+        _watches[0].end_all(Ending(_watches[0].index, code, sentence))
+
+
+def _told(error: BaseException, watch: Watch) -> BaseException:
+    """Tells the others of an error in this process; the error that it is to raise, for theirs may be the cause."""
+    index = watch.index
+    if not _is_of_communication(error):
+        sentence, code = ending(error)
+        watch.tell(Ending(index, min(code, 2), sentence or f"{type(error).__name__}: {first_line(error)}"))
+        return error
+    lost = Ending(index, 1, f"{LOST} ({first_line(error)[:200]})")
+    first = watch.heard(GRACE_SECONDS) or lost
+    first = watch.tell(first) if first is lost else first
+    return (ConfigError if first.code == 2 else TrainingError)(first.told_by(index))
+
+
+def _leave_late(watch: Watch, code: int) -> None:
+    """Ends the process some seconds after its main thread, where other threads don't."""
+    threading.main_thread().join()
+    time.sleep(2 * GRACE_SECONDS)
+    watch.leave(code)
+
+
+@contextlib.contextmanager
+def _limited(address: str | None, done: Callable[[], None]) -> Generator[None]:
+    """Ends this process if the others of the job don't come in time; JAX would abort it."""
+
+    def tell() -> None:
+        say(f"waiting for the other processes of the job, {JOIN_SECONDS} seconds at most ...")
+
+    def give_up() -> None:
+        done()
+        if address is not None and not answers(address):
+            problem = f"nothing answers at {address}, where process 0 of the job should be"
+        else:
+            problem = "not all processes of the job have come"
+        say(
+            f"error: {problem}: this process has waited for {JOIN_SECONDS} seconds; start all of them at about the "
+            "same time, with the same --processes.coordinator and --processes.count."
+        )
+        os._exit(2)
+
+    timers = [threading.Timer(10, tell), threading.Timer(JOIN_SECONDS, give_up)]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+
+
+def coordinator() -> Any:
+    """JAX's client of the coordinator, which holds keys and values, and barriers; there is no public way to it."""
+    return _coordinator()[0]
+
+
+def _coordinator() -> tuple[Any, str]:
+    from jax._src import distributed
+
+    state: Any = distributed.global_state
+    return state.client, state.coordinator_address
 
 
 def is_first() -> bool:
@@ -146,18 +250,49 @@ def from_first(number: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(number))
 
 
+def text_from_first(text: str) -> str:
+    """Gives all processes the text of the first."""
+    import jax
+
+    if jax.process_count() == 1:
+        return text
+    key = f"timesformer/text/{next(_texts)}"
+    if is_first():
+        coordinator().key_value_set(key, text)
+        return text
+    return coordinator().blocking_key_value_get(key, SLOWEST_SECONDS * 1000)
+
+
 def wait_for_all(name: str) -> None:
     """Waits until every process has called this.
 
+    The coordinator keeps the list, not the devices, whose first operation together waits for 30 seconds and no longer.
+
     Args:
         name: of the place in the program, the same in all.
+
+    Raises:
+        TrainingError: one has not come in time.
     """
     import jax
 
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+    if jax.process_count() == 1:
+        return
+    try:
+        coordinator().wait_at_barrier(f"timesformer/{name}/{next(_meetings)}", SLOWEST_SECONDS * 1000)
+    except jax.errors.JaxRuntimeError as error:
+        raise too_slow(name) if "Barrier timed out" in str(error) else error from error
 
-        multihost_utils.sync_global_devices(name)
+
+_meetings, _texts = itertools.count(), itertools.count()
+
+
+def too_slow(name: str) -> TrainingError:
+    """The error where a process has not come to a place in time."""
+    return TrainingError(
+        f"{name}: a process of the job has not come so far within {SLOWEST_SECONDS} seconds, though it lives; its own "
+        "log may say what it does."
+    )
 
 
 def _settings(options: ProcessOptions) -> dict[str, Any] | None:
@@ -190,7 +325,7 @@ def _on_tpu() -> bool:
 
 
 @contextlib.contextmanager
-def _report_sudden_end() -> Generator[Any]:
+def _report_sudden_end() -> Generator[Callable[[], None]]:
     """Starts a helper process that reports if JAX's runtime ends this one, which no handler would see."""
     message = f"error: this process was ended from outside Python; where nobody here did, {LOST}\n"
     code = f"import sys; sys.stdin.read() or sys.stderr.write({message!r})"
@@ -216,15 +351,3 @@ def _is_of_communication(error: BaseException) -> bool:
             return False
         error = error.__cause__
     return True
-
-
-def _exit_code(error: BaseException) -> int:
-    if isinstance(error, KeyboardInterrupt):
-        return 130
-    return 2 if isinstance(error, TimesformerError) else 1
-
-
-def _leave(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

@@ -17,7 +17,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from ..checkpoints.fingerprints import different, fingerprints
 from ..checkpoints.training_run import RUN, STATE, steps_in
 from ..errors import first_line
-from ..support.distributed import announce, from_first, in_all, is_first, wait_for_all
+from ..support.distributed import announce, fail, from_first, in_all, is_first, wait_for_all
 from .recipe import Checkpointing
 from .state import TrainState
 
@@ -40,6 +40,7 @@ class Checkpoints:
         self._directory = directory.absolute()
         self._options = options
         self._manager: ocp.CheckpointManager | None = None
+        self._failure: Exception | None = None
         self.accuracies: dict[int, float] = {}
 
     def restore(
@@ -114,7 +115,23 @@ class Checkpoints:
                     cleanup_tmp_directories=True,
                 ),
             )
+            self._listen(self._manager)
         return self._manager
+
+    def _listen(self, manager: Any) -> None:
+        """Lets the other processes know of an error in Orbax's thread: they would wait for it, and it for them."""
+        checkpointer = manager._checkpointer  # which is not to be had otherwise
+        wait = checkpointer.wait_until_finished
+
+        def wait_and_tell() -> None:
+            try:
+                wait()
+            except Exception as error:
+                self._failure = error
+                fail(self._unwritten("the last checkpoint", error))
+                raise
+
+        checkpointer.wait_until_finished = wait_and_tell
 
     def save(self, state: TrainState, run: Mapping[str, Any]) -> None:
         """Begins to save a state, and returns as soon as the next step may take over its memory.
@@ -140,6 +157,15 @@ class Checkpoints:
         """The step of the last checkpoint."""
         return self.manager.latest_step()
 
+    def check(self) -> None:
+        """Looks whether a checkpoint that is being written has failed.
+
+        Raises:
+            OSError: it has.
+        """
+        if self._failure is not None:
+            raise self._unwritten("the last checkpoint", self._failure) from self._failure
+
     def wait(self) -> None:
         """Waits until everything is saved.
 
@@ -162,7 +188,12 @@ class Checkpoints:
             yield
         except Exception as error:
             which = f"the checkpoint of step {step}" if step is not None else "the last checkpoint"
-            raise OSError(errno.EIO, f"{which} can't be written ({_reason(error)})", str(self._directory)) from error
+            raise self._unwritten(which, error) from error
+
+    def _unwritten(self, which: str, error: Exception) -> OSError:
+        failure = OSError(errno.EIO, f"{which} can't be written ({_reason(error)})", str(self._directory))
+        failure.__cause__ = error
+        return failure
 
 
 @dataclasses.dataclass

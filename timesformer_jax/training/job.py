@@ -8,7 +8,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from ..checkpoints.fingerprints import model_facts
 from ..checkpoints.mapping import Params
+from ..data.agreement import require_same_videos
 from ..data.batches import EvaluationBatches, TrainingBatches
 from ..data.config import Views
 from ..data.sources import open_data
@@ -16,7 +18,8 @@ from ..data.videos import Videos
 from ..errors import DataError
 from ..evaluation.metrics import Evaluation
 from ..evaluation.prediction import Predict, make_predict, predict_batch
-from ..sharding import BatchPlace, batch_share, clip_sharding, global_batch, make_mesh, shardings_of, use_mesh
+from ..sharding import BatchPlace, batch_share, clip_sharding, global_batch, make_mesh, place, shardings_of, use_mesh
+from ..support.agreement import require_agreement
 from ..support.compilation import compiler_options, release_memory
 from ..support.distributed import announce, announce_progress, is_first, wait_for_all
 from .initial_model import Start, abstract_params, classes_of_run, save_start, start_from_directory, start_from_recipe
@@ -103,8 +106,10 @@ class Job:
         """The state before the first step."""
         params = self.start.params
         if params is None:  # an earlier process got no further than to write down the model
-            params = start_from_recipe(self.config.model, self.classes, self.config.seed).params
-        placed = jax.device_put(params, shardings_of(params, self.mesh))
+            start = start_from_recipe(self.config.model, self.classes, self.config.seed)
+            require_same_start(self.config, start)
+            params = start.params
+        placed = place(params, self.mesh)
         create = jax.jit(self._create, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, self.template))
         return create(placed)
 
@@ -134,12 +139,14 @@ class Job:
             bad_list=self.run.bad_validation_videos,
             share=batch_share(self.mesh, size),
         )
-        place, results = BatchPlace(self.mesh, size), []
+        where, results = BatchPlace(self.mesh, size), []
         try:
             with use_mesh(self.mesh):
-                for batch in batches:
-                    results += predict_batch(self.predict, params, batch, place)
-                    if stop.made:
+                for number, batch in enumerate(batches):
+                    if not number:
+                        wait_for_all("the first batch of the validation")
+                    results += predict_batch(self.predict, params, batch, where)
+                    if stop.agreed():
                         return None
         finally:
             batches.close()
@@ -158,14 +165,18 @@ def make_job(config: TrainConfig, run: RunDirectory) -> Job:
     data = open_data(config.data, earlier=classes_of_run(run))
     if data.train is None:
         raise DataError("there are no training videos; give --data.train.")
+    require_same_videos(data, config.data)
     classes = data.train.classes
     if is_first():
         run.claim_data(data.fingerprints)
     start = start_from_directory(run, config.model)
-    wait_for_all("looked for the model")  # before it is written
+    require_agreement(
+        "the run", lambda: {"what the run directory holds": "no model yet" if start is None else "a model"}
+    )
     if start is None:
         with announce_progress("making the model"):
             start = start_from_recipe(config.model, classes, config.seed)
+        require_same_start(config, start)
         if is_first():
             save_start(run, start)
     mesh = make_mesh(config.mesh)
@@ -188,3 +199,13 @@ def make_job(config: TrainConfig, run: RunDirectory) -> Job:
     step = make_train_step(start.model, config, optimizer, learning_rate, start.processor)
     predict = make_predict(start.model, start.processor)
     return Job(config, run, classes, start, mesh, batches, data.validation, optimizer, total, step, predict)
+
+
+def require_same_start(config: TrainConfig, start: Start) -> None:
+    """Checks that all processes of the job start from the same model.
+
+    Raises:
+        ConfigError: they don't.
+    """
+    source = config.model.checkpoint or f"the seed {config.seed}"
+    require_agreement("the model", lambda: model_facts(start.model.config, start.processor, start.params, source))

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.mapping import Params
+from ..data.agreement import PLACES
 from ..data.pipeline import refuse_in_worker
 from ..model.modeling import TimesformerForVideoClassification
 from ..schemes import unknown_to_transformers
 from ..sharding import whole
-from ..support.distributed import announce, announce_progress, from_first, is_first, wait_for_all
+from ..support.agreement import require_agreement, settings, versions
+from ..support.distributed import announce, announce_progress, from_first, is_first, text_from_first, wait_for_all
 from ..support.progress import Observer
 from ..video.processing import VideoProcessor
 from .checkpointing import Checkpoints
@@ -75,6 +77,7 @@ def train(
 
     Raises:
         RunError: the directory belongs to another run.
+        ConfigError: the processes of the job were not started alike.
         DataError: the videos can't be used.
         CheckpointError: the checkpoint to start from can't be loaded.
         TrainingError: the loss, a gradient, a weight or the model's scores are no longer finite.
@@ -84,18 +87,20 @@ def train(
     stop = stop or StopRequest()
     deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
 
-    def is_over(step: int) -> bool:
-        return stop.agreed(step) or _is_late(deadline)
+    def is_over() -> bool:
+        return stop.agreed() or _is_late(deadline)
 
     with contextlib.ExitStack() as held:
+        # --- Processes: all do the same.
+        require_agreement("the recipe", lambda: _facts(config, max_seconds))
+
         # --- Directory: it is of this recipe, and no other process works in it.
         held.enter_context(stop.listening())
         run = RunDirectory(Path(directory).expanduser().absolute())
         if is_first():
             held.enter_context(run.locked())
             run.claim(config)
-        wait_for_all("claimed the run")
-        run.require_claimed()
+        run.require_shared(text_from_first(run.read_token() if is_first() else ""))
 
         # --- Mesh, input, model and step.
         job = make_job(config, run)
@@ -114,7 +119,7 @@ def train(
                 with contextlib.closing(MetricsWriter(run, step)) if is_first() else contextlib.nullcontext() as writer:
                     if from_first(validation.is_due(step)):  # the process that took this step did not get so far
                         recent |= validation.run(state, writer)
-                    if step < job.total and not stop.made:
+                    if step < job.total and not stop.agreed():
                         log = StepLog(job, checkpoints, step, recent, writer, observer)
                         profiler = Profiler(run.profile if profile else None, step, job.total)
                         state = _take_steps(job, state, data, checkpoints, validation, log, profiler, is_over)
@@ -138,6 +143,13 @@ def train(
         )
 
 
+def _facts(config: TrainConfig, max_seconds: float | None) -> dict[str, str]:
+    """What all processes of the job must have been started with."""
+    recipe = settings(dataclasses.asdict(config), without=(*PLACES, "model.checkpoint"))
+    timed = "none" if max_seconds is None else "given"
+    return {"the command": "train", **recipe, "a limit of time": timed, **versions()}
+
+
 def _restore(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any] | None]:
     """The state to go on from, and the place in the data that was saved with it; None for a new run."""
     restored = checkpoints.restore(job.template, lambda state: why_unsound(job, state))
@@ -156,7 +168,7 @@ def _take_steps(
     validation: Validation,
     log: StepLog,
     profiler: Profiler,
-    is_over: Callable[[int], bool],
+    is_over: Callable[[], bool],
 ) -> TrainState:
     """Takes the steps that are left, and returns the last state, which is being saved.
 
@@ -173,6 +185,7 @@ def _take_steps(
     with contextlib.closing(batches), contextlib.closing(profiler), log.shown():
         batch = next(batches)
         placed = job.place(batch)
+        wait_for_all("the first step")
         unread = None
         ending = False
         while not ending:
@@ -183,6 +196,7 @@ def _take_steps(
             if unread is not None:
                 log.read(*unread)
                 log.tell(step - 1)
+                checkpoints.check()
             unread = step, metrics, batch["ids"]
 
             # --- Input: while the devices work on this step, the next batch is made ready and sent there.
@@ -192,7 +206,7 @@ def _take_steps(
                 placed = job.place(batch)
 
             # --- Checkpoint.
-            ending = step == job.total or is_over(step)
+            ending = step == job.total or is_over()
             validating = validation.is_due(step)
             every = job.config.checkpoints.every or job.steps_per_epoch
             if not (ending or validating or falls_into(step, every)):
@@ -219,6 +233,7 @@ def _is_late(deadline: float) -> bool:
 
 def _export(job: Job, state: TrainState) -> None:
     """Writes the trained model, where it has not been written before."""
+    wait_for_all("the export")
     params = whole(state.trained, job.mesh)
     if is_first() and not job.run.export.exists():
         with announce_progress(f"writing {job.run.export}"):

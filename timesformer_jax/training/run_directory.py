@@ -16,14 +16,15 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import sys
-from collections.abc import Generator, Iterator
-from importlib.metadata import version
+import secrets
+import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from ..checkpoints.training_run import RunLayout
 from ..errors import TimesformerError
+from ..support.agreement import PACKAGES, flat, version_of
 from ..support.files import read_json, write_atomically
 from ..support.progress import say
 from .recipe import TrainConfig
@@ -34,6 +35,10 @@ FREE_TO_CHANGE = (
     *("checkpoints.every", "checkpoints.keep", "log_every", "mesh."),
 )
 """Settings that the result of a run does not depend on."""
+
+
+_SLOWEST_SHARING = 10.0
+"""Seconds until a file that one machine has written is seen by another: network file systems keep what they know."""
 
 
 class RunError(TimesformerError):
@@ -120,17 +125,30 @@ class RunDirectory(RunLayout):
             say(f"settings that may change have changed in {self.path}: {'; '.join(differences.values())}")
         self._write_config(values)
 
-    def require_claimed(self) -> None:
-        """Checks, in the processes that did not claim the directory, that they see the same one.
+    def read_token(self) -> str:
+        """What the process that has locked the directory wrote there, another text each time."""
+        try:
+            return (self.path / ".lock").read_text()
+        except OSError:
+            return ""
+
+    def require_shared(self, token: str) -> None:
+        """Checks that this process sees the directory which the first process of the job has locked.
+
+        Args:
+            token: what the first process reads there.
 
         Raises:
-            RunError: they don't.
+            RunError: it sees another directory, or none.
         """
-        if not self.config.exists():
-            raise RunError(
-                f"{self.path} is not the directory that the first process of the job sees there; the output has to be "
-                "on a file system that all of them share."
-            )
+        deadline = time.monotonic() + _SLOWEST_SHARING
+        while self.read_token() != token:
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"{self.path} is not the directory that the first process of the job sees there; the output has to "
+                    "be on a file system that all of them share."
+                )
+            time.sleep(0.1)
 
     def claim_data(self, fingerprints: dict[str, str]) -> None:
         """Notes which videos a new run reads; checks that they are those of an old one.
@@ -161,10 +179,9 @@ class RunDirectory(RunLayout):
         """Adds a line with versions and devices."""
         import jax
 
-        packages = ("timesformer_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "av", "numpy")
         line = {
             "step": step,
-            "versions": {"python": sys.version.split()[0]} | {name: version(name) for name in packages},
+            "versions": {name: version_of(name) for name in ("python", *PACKAGES)},
             "devices": [device.device_kind for device in jax.devices()],
             "processes": jax.process_count(),
         }
@@ -180,18 +197,12 @@ class RunDirectory(RunLayout):
         """
         self.path.mkdir(parents=True, exist_ok=True)
         # A record lock: unlike flock's it is not handed on to forked workers, which may live on after a kill.
-        with (self.path / ".lock").open("w") as file:
+        with (self.path / ".lock").open("a") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise RunError(f"another process is training in {self.path}; wait for it or end it.") from None
+            file.truncate(0)
+            file.write(secrets.token_hex(8))
+            file.flush()
             yield
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf of nested settings under its dotted name."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

@@ -18,6 +18,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.made = False
+        self._agreed, self._passed_on, self._asked = False, False, 0
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.made and number == signal.SIGINT:
@@ -42,12 +43,18 @@ class StopRequest:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def agreed(self, step: int) -> bool:
-        """Whether to stop after a step; the same in all processes, which all have to ask after each step."""
+    def agreed(self) -> bool:
+        """Whether to stop; the same in all processes, which all have to ask at the same places."""
         import jax
 
         if jax.process_count() == 1:
             return self.made
         from jax.experimental import multihost_utils
 
-        return multihost_utils.reached_preemption_sync_point(step)
+        if self.made and not self._passed_on:  # by Ctrl-C, or before the processes were joined
+            self._passed_on = True
+            signal.raise_signal(signal.SIGTERM)  # JAX tells all of them
+        if not self._agreed:
+            self._asked += 1
+            self._agreed = multihost_utils.reached_preemption_sync_point(self._asked)
+        return self._agreed
