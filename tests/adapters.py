@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peft
-import torch
-import transformers
+from pytorch import peft, torch, transformers
 
 State = dict[str, np.ndarray]
 

@@ -7,9 +7,8 @@ here token sequence by token sequence, with `nn.MultiheadAttention`, and without
 from pathlib import Path
 from typing import Any
 
-import torch
+from pytorch import nn, torch
 from reference import disturb
-from torch import nn
 
 EPSILON = 1e-6
 

@@ -35,12 +35,14 @@ class Absent:
 
 
 try:
+    import peft
     import torch
     import transformers
     from safetensors.torch import load_file, save_file
+    from torch import nn
     from torch.nn import functional
     from torch.optim import lr_scheduler
 except ImportError:
-    torch = transformers = load_file = save_file = functional = lr_scheduler = Absent()  # type: ignore[assignment]
+    torch = transformers = load_file = save_file = peft = nn = functional = lr_scheduler = Absent()  # type: ignore[assignment]
 
-__all__ = ["functional", "load_file", "lr_scheduler", "save_file", "torch", "transformers"]
+__all__ = ["functional", "load_file", "lr_scheduler", "nn", "peft", "save_file", "torch", "transformers"]

@@ -10,12 +10,10 @@ from typing import Any
 import jax
 import ml_dtypes
 import numpy as np
-import peft
 import pytest
-import torch
-import transformers
 import tyro
 from adapters import edit, edit_tensors, load_base, merged_by_peft, save_adapter, state
+from pytorch import peft, torch, transformers
 from pytorch_checkpoints import ORIGINAL, original_reference, save_original, tiny_vit
 from reference import TINY, clip, tiny_reference
 from runs import make_videos

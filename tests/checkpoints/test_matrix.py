@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import torch
 from adapters import load_base, merged_by_peft, save_adapter
+from pytorch import torch
 from pytorch_checkpoints import original_cfg, original_name
 from reference import clip, run_reference, tiny_reference
 

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from hypothesis import strategies as st
 from mmaction2_checkpoints import Recognizer, config_text, save_mmaction2, tiny_recognizer
+from pytorch import torch
 
 from timesformer_jax import TimesformerForVideoClassification
 from timesformer_jax.checkpoints.inspection import inspect_checkpoint

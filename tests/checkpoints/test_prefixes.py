@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from huggingface_hub import save_torch_state_dict
 from mmaction2_checkpoints import config_text, tiny_recognizer
+from pytorch import save_file, torch
 from pytorch_checkpoints import original_cfg, original_reference, original_state, timm_state, tiny_vit
 from reference import ATTENTION_TYPES, tiny_reference
-from safetensors.torch import save_file
 
 from timesformer_jax.checkpoints.inspection import inspect_checkpoint
 from timesformer_jax.checkpoints.mapping import flat_names

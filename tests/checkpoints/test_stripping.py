@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from mmaction2_checkpoints import config_text, tiny_recognizer
+from pytorch import torch
 from pytorch_checkpoints import original_cfg, original_reference, original_state
 from reference import tiny_reference
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from pytorch import torch
 from reference import tiny_reference
 
 from timesformer_jax import VideoProcessor

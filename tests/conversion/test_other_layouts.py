@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from mmaction2_checkpoints import config_text, save_mmaction2, tiny_recognizer
+from pytorch import torch
 from reference import tiny_reference
 from runs import make_videos
 from videos import moving_pictures, write_video

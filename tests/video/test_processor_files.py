@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers import ViTImageProcessor, VivitImageProcessor
+from pytorch import transformers
 
 from timesformer_jax.errors import ConfigError
 from timesformer_jax.video.processing import VideoProcessor
@@ -25,13 +25,13 @@ def write(file: Path, values: Any) -> Path:
 
 def vit(**settings: Any) -> np.ndarray:
     """Pixel values of Transformers' ViTImageProcessor, (1, t, h, w, 3)."""
-    values = ViTImageProcessor(**settings)(list(CLIP), return_tensors="np")["pixel_values"]
+    values = transformers.ViTImageProcessor(**settings)(list(CLIP), return_tensors="np")["pixel_values"]
     return values.transpose(0, 2, 3, 1)[None]
 
 
 def vivit(**settings: Any) -> np.ndarray:
     """Pixel values of Transformers' VivitImageProcessor, (1, t, h, w, 3)."""
-    values = VivitImageProcessor(**settings)(list(CLIP), return_tensors="np")["pixel_values"]
+    values = transformers.VivitImageProcessor(**settings)(list(CLIP), return_tensors="np")["pixel_values"]
     return values.transpose(0, 1, 3, 4, 2)
 
 
@@ -67,7 +67,7 @@ def test_a_vit_processor(settings: dict[str, Any], named: dict[str, Any]) -> Non
 
 def test_transformers_own_vit_file(tmp_path: Path) -> None:
     settings = {"size": {"height": 18, "width": 12}, "resample": 3}
-    ViTImageProcessor(**settings).save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(**settings).save_pretrained(tmp_path)
     np.testing.assert_array_equal(VideoProcessor.from_pretrained(tmp_path)(CLIP), vit(**settings))
 
 
@@ -82,7 +82,7 @@ def test_transformers_own_vit_file(tmp_path: Path) -> None:
     ],
 )
 def test_a_vivit_processor(settings: dict[str, Any], tmp_path: Path) -> None:
-    VivitImageProcessor(**settings).save_pretrained(tmp_path)
+    transformers.VivitImageProcessor(**settings).save_pretrained(tmp_path)
     processor = VideoProcessor.from_pretrained(tmp_path)
     expected = vivit(**settings)
     np.testing.assert_array_equal(processor(CLIP), expected)
