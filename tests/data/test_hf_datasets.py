@@ -174,6 +174,15 @@ def test_columns_without_features(tmp_path: Path, columns: dict[str, Any], label
         assert [video.data for video in opened] == [b"0", b"1"]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("names", [("start", "end"), ("start_sec", "end_sec"), ("tStart", "tEnd"), ("begin", "stop")])
+def test_columns_of_parts_have_the_names_that_they_have_in_lists(
+    names: tuple[str, str], folder: Path, tmp_path: Path
+) -> None:
+    columns = {"video": [(folder / "5.mp4").read_bytes()], "label": ["run"], names[0]: [0.1], names[1]: [0.3]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
+    assert read_videos(str(tmp_path / "t.parquet")).span(0) == Span(0.1, 0.3)
+
+
 def test_parts_of_videos(folder: Path, tmp_path: Path) -> None:
     video = (folder / "5.mp4").read_bytes()
     columns = {"video": [video] * 3, "label": ["run", "jump", "run"], "start": [0.0, 0.2, 0.2], "end": [0.2, 0.4, None]}

@@ -93,7 +93,8 @@ def test_what_can_not_be_decoded_is_left_out(source: Path, tmp_path: Path, capsy
     (tmp_path / "videos" / "3.mp4").unlink()
     assert main(["pack", str(tmp_path / "videos" / "list.txt"), str(tmp_path / "out"), "--shards", "2"]) == 0
     errors = capsys.readouterr().err
-    assert "left out, as it can't be decoded: 1.mp4" in errors
+    assert "left out: 1.mp4" in errors
+    assert "3.mp4 can't be read: No such file" in errors, "the reason"
     assert "5 videos in 2 shards" in errors
     shards = PackedVideos.open_folder(str(tmp_path / "out"))
     assert [shards.name(i) for i in range(5)] == ["0.mp4", "2.mp4", "4.mp4", "5.mp4", "frames"]

@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
+from PIL import Image
 from videos import decode_everything, ffmpeg, moving_pictures, write_video
 
 from timesformer_jax import probe, read_clip, read_frames
@@ -154,3 +155,10 @@ def test_a_live_stream_in_dash_is_refused(tmp_path: Path) -> None:
     path.write_text('<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="dynamic"></MPD>\n')
     with pytest.raises(VideoError, match=r"live\.mpd is a playlist of a live stream"):
         probe(path)
+
+
+def test_a_frame_with_side_data_that_pyav_does_not_know(tmp_path: Path) -> None:
+    """As PyAV 18.1 and 19.0 meet it in any TIFF: asking for the way that a frame is turned is a ValueError there."""
+    picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "picture.tiff")
+    np.testing.assert_array_equal(read_frames(tmp_path / "picture.tiff", [0])[0], picture)

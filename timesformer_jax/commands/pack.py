@@ -55,6 +55,6 @@ class Pack:
         with counter(len(videos), "packing") as progress:
             packing = pack(videos, self.folder, shards=shards, threads=self.threads, progress=progress)
         for name in packing.left_out:
-            say(f"left out, as it can't be decoded: {name}")
+            say(f"left out: {name}")
         say(f"{packing.videos} videos in {packing.shards} shards in {self.folder}; {len(packing.left_out)} left out.")
         return 0

@@ -22,6 +22,7 @@ from ..video.packets import EncodedVideo
 from ..video.reading import Pictures
 from . import storage
 from .classes import Classes, given_classes, number_labels
+from .columns import columns_of
 from .files import encode_names, require_span
 from .lists import Entry
 from .spans import Span, Spans
@@ -30,9 +31,6 @@ from .videos import Videos, fingerprint, full_name
 
 _PATH_COLUMNS = ("path", "file", "file_name", "filename", "video_path")
 _LABEL_COLUMNS = ("label", "labels", "class", "category", "action")
-
-_SPAN_COLUMNS = (("start", "end"), ("start_time", "end_time"), ("time_start", "time_end"))
-"""The beginning and the end of a part of the video, in seconds."""
 
 _SPLIT = re.compile(r"(?:^|[-_.])(train|test|validation|valid|val|dev)(?=[-_.])")
 """How the name of a file tells the split that it belongs to."""
@@ -205,10 +203,11 @@ def _columns(table: Table, source: str) -> tuple[str, str, tuple[str, ...]]:
 
 def _spans(table: Table) -> list[Span] | None:
     """The part of the video that each row means; None where no columns say so."""
-    columns = next((pair for pair in _SPAN_COLUMNS if set(pair) <= set(table.columns)), None)
-    if columns is None:
+    found = columns_of(table.columns)
+    if "start" not in found:
         return None
-    starts, ends = map(table.read, columns)
+    starts = table.read(table.columns[found["start"]])
+    ends = table.read(table.columns[found["end"]]) if "end" in found else [None] * len(starts)
     # What is no number fits no span; an end that is not there is the video's.
     numbers = [[value if isinstance(value, int | float) else math.nan for value in column] for column in (starts, ends)]
     return [Span(start, None if given is None else end) for start, end, given in zip(*numbers, ends, strict=True)]

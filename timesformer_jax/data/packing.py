@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, VideoError
+from ..support.distributed import announce
 from ..support.files import read_json, write_atomically
 from ..video.packets import EncodedVideo
 from ..video.reading import VideoInfo, probe
@@ -179,8 +180,9 @@ def _write_shard(
             watch(len(indices))
             try:
                 record, beyond = _record(videos, indices)
-            except VideoError:
+            except VideoError as error:
                 record, beyond = None, indices
+                announce(f"{error}")
             left_out += dict.fromkeys(videos.name(index) for index in beyond)
             if record is not None and len(beyond) < len(indices):
                 writer.write(record)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
+from ..errors import VideoError
+
 if TYPE_CHECKING:  # PyAV is imported where a file is opened, so that `import timesformer_jax` stays fast
     from av.video.frame import VideoFrame
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:  # PyAV is imported where a file is opened, so that `import ti
 def to_rgb(frame: "VideoFrame") -> UInt8[np.ndarray, "h w 3"]:
     """Gives an upright RGB picture of a decoded frame at its stored size, whatever the aspect ratio of its pixels."""
     picture = frame.to_ndarray(format="rgb24", **_conversion_options())
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    matrix = _display_matrix(frame)
     if matrix is None:
         return picture
     # x' = a x + c y, y' = b x + d y in 16.16 fixed point, y pointing down (FFmpeg, libavutil/display.h).
@@ -21,6 +23,16 @@ def to_rgb(frame: "VideoFrame") -> UInt8[np.ndarray, "h w 3"]:
     if b and c and not a and not d:
         picture, a, d = picture.swapaxes(0, 1), c, b
     return np.ascontiguousarray(picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
+def _display_matrix(frame: "VideoFrame") -> Any:
+    """Gives the matrix that turns a frame upright; None where it has none."""
+    try:
+        return frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV 18.1 and 19.0 know not every kind of side data of their FFmpeg (a TIFF's, for example)
+        if frame.rotation:
+            raise VideoError(f"a frame is turned by {frame.rotation} degrees in a way that PyAV can't tell.") from None
+        return None
 
 
 @functools.cache
