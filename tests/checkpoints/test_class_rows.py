@@ -71,8 +71,9 @@ def test_long_lists_are_cut_and_quickly_matched() -> None:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model, params = tiny_flax("space_only", dtype=np.float32, num_labels=None, id2label={0: "walk", 1: "run", 2: "sit"})
-    model.save_pretrained(tmp_path_factory.mktemp("saved") / "model", params)
-    return tmp_path_factory.getbasetemp() / "saved0" / "model"
+    directory = tmp_path_factory.mktemp("named") / "model"
+    model.save_pretrained(directory, params)
+    return directory
 
 
 def test_rows_stay_with_their_names(saved: Path, caplog: pytest.LogCaptureFixture) -> None:

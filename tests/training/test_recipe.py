@@ -185,6 +185,7 @@ def test_milestones_within_one_step_all_count() -> None:
 
 FREE = {
     *("data.train", "data.validation", "data.root", "data.classes", "data.workers", "data.prefetch"),
+    *("data.train_split", "data.validation_split", "data.video_template"),
     *("data.max_bad_fraction", "checkpoints.every", "checkpoints.keep", "log_every"),
     *("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.frames"),
 }
@@ -192,6 +193,7 @@ FREE = {
 KEPT = {
     *("batch_size", "accumulation", "epochs", "steps", "seed", "checkpoints.validate_every"),
     *(f"data.augmentation.{field.name}" for field in dataclasses.fields(Augmentation)),
+    *("data.picture_template", "model.processor"),
     *("model.checkpoint", "model.base", "model.architecture", "model.attention_type", "model.attention_order"),
     *("model.position_embedding_type", "model.num_frames", "model.image_size", "model.sampling_rate"),
     *("model.patch_size", "model.hidden_size", "model.num_hidden_layers", "model.num_attention_heads"),

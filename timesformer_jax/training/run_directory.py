@@ -30,7 +30,8 @@ from ..support.progress import say
 from .recipe import TrainConfig
 
 FREE_TO_CHANGE = (
-    *("data.train", "data.validation", "data.root", "data.classes"),  # places; what is there must be the same
+    # Places; what is there must be the same.
+    *("data.train", "data.validation", "data.root", "data.classes", "data.video_template"),
     *("data.workers", "data.prefetch", "data.max_bad_fraction"),
     *("checkpoints.every", "checkpoints.keep", "log_every", "mesh."),
 )
