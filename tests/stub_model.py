@@ -38,7 +38,7 @@ def make_train_step(model: Any, config: Any, optimizer: Any, learning_rate: Any,
         params = jax.tree.map(change, state.params)
         loss = jnp.sum(params["classifier"]["bias"]) % 97
         changed = TrainState(state.step + 1, params, jax.tree.map(change, state.optimizer), state.ema)
-        return changed, StepMetrics(loss, loss / 97, loss + 1, rate)
+        return changed, StepMetrics(loss, loss / 97, loss + 1, rate, jnp.bool_(True))
 
     return step
 

@@ -16,7 +16,7 @@ BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 def test_a_part_runs_whole(part: int, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="it compares with PyTorch")
     command = [sys.executable, str(BENCHMARK), "--part", str(part), "--tiny", "--json", str(tmp_path / "found.json")]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
     content = json.loads((tmp_path / "found.json").read_text())
