@@ -11,19 +11,19 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from batch_streams import CLIP, assert_same, streams
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, Video
 from videos import moving_pictures, write_video
 
 from timesformer_jax.data.bad_videos import BadVideos
-from timesformer_jax.data.batches import EvaluationBatches, TrainingBatches
-from timesformer_jax.data.config import ClipShape, DataConfig, Views
+from timesformer_jax.data.batches import EvaluationBatches
+from timesformer_jax.data.config import DataConfig, Views
 from timesformer_jax.data.packing import pack
 from timesformer_jax.data.sources import VideoFiles, read_videos
 from timesformer_jax.data.videos import Span, Videos
 from timesformer_jax.errors import DataError, VideoError
 from timesformer_jax.video.packets import EncodedVideo
 
-CLIP = ClipShape(3, 16, 16, 4)
 COUNT = 7
 NAMES = ["run", "jump", "a long way to swim"]
 FEATURES = Features({"video": Video(), "label": ClassLabel(names=NAMES)})
@@ -63,21 +63,6 @@ def embedded(folder: Path, path: Path, rows: range = range(COUNT), **options: An
     path.parent.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(table.replace_schema_metadata(notes), path, **options)
     return path
-
-
-def streams(videos: Videos, bad_list: Path, workers: int = 0, start: int = 0) -> list[dict[str, np.ndarray]]:
-    config = DataConfig(workers=workers, max_bad_fraction=0.5)
-    batches = TrainingBatches(videos, config, clip=CLIP, batch_size=4, seed=1, bad_list=bad_list)
-    batches.number = start
-    taken = [next(batches) for _ in range(3)]
-    batches.close()
-    return taken
-
-
-def assert_same(one: list[dict[str, np.ndarray]], other: list[dict[str, np.ndarray]]) -> None:
-    for a, b in zip(one, other, strict=True):
-        for name in ("ids", "labels", "frames"):
-            np.testing.assert_array_equal(a[name], b[name])
 
 
 @pytest.fixture(scope="module")

@@ -10,21 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import numpy as np
 import pytest
 import webdataset
+from batch_streams import CLIP, assert_same, streams
 from videos import moving_pictures, write_video
 
 from timesformer_jax.data.bad_videos import BadVideos
-from timesformer_jax.data.batches import EvaluationBatches, TrainingBatches
-from timesformer_jax.data.config import ClipShape, DataConfig, Views
+from timesformer_jax.data.batches import EvaluationBatches
+from timesformer_jax.data.config import DataConfig, Views
 from timesformer_jax.data.packing import pack
 from timesformer_jax.data.sources import read_videos
 from timesformer_jax.data.videos import Videos
 from timesformer_jax.data.webdataset import TarVideos
 from timesformer_jax.errors import DataError, VideoError
 
-CLIP = ClipShape(3, 16, 16, 4)
 COUNT = 7
 
 
@@ -130,21 +129,6 @@ def test_each_kind_of_label(tmp_path: Path, clips: list[bytes], suffix: str, lab
     named = read_videos(str(tmp_path / "tars"), classes=str(tmp_path / "names.txt"))
     assert named.classes == ("riding a bike", "run", "swim")
     assert named.labels.tolist() == ([0, 2, 0] if labels[0] == "0" else [1, 0, 1])
-
-
-def streams(videos: Videos, bad_list: Path, **options: Any) -> list[dict[str, np.ndarray]]:
-    config = DataConfig(workers=options.pop("workers", 0), max_bad_fraction=0.5)
-    batches = TrainingBatches(videos, config, clip=CLIP, batch_size=4, seed=1, bad_list=bad_list)
-    batches.number = options.pop("start", 0)
-    taken = [next(batches) for _ in range(3)]
-    batches.close()
-    return taken
-
-
-def assert_same(one: list[dict[str, np.ndarray]], other: list[dict[str, np.ndarray]]) -> None:
-    for a, b in zip(one, other, strict=True):
-        for name in ("ids", "labels", "frames"):
-            np.testing.assert_array_equal(a[name], b[name])
 
 
 def test_training_is_that_on_files_and_goes_on_anywhere(shards: Path, clips: list[bytes], tmp_path: Path) -> None:
