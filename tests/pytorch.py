@@ -35,7 +35,6 @@ class Absent:
 
 
 try:
-    import peft
     import torch
     import transformers
     from safetensors.torch import load_file, save_file
@@ -43,6 +42,11 @@ try:
     from torch.nn import functional
     from torch.optim import lr_scheduler
 except ImportError:
-    torch = transformers = load_file = save_file = peft = nn = functional = lr_scheduler = Absent()  # type: ignore[assignment]
+    torch = transformers = load_file = save_file = nn = functional = lr_scheduler = Absent()  # type: ignore[assignment]
+
+try:
+    import peft  # which not every environment with PyTorch has
+except ImportError:
+    peft = Absent()  # type: ignore[assignment]
 
 __all__ = ["functional", "load_file", "lr_scheduler", "nn", "peft", "save_file", "torch", "transformers"]
