@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from timesformer_jax.data.listing import Choice, read_list
+from timesformer_jax.data.lists.listing import Choice, read_list
 from timesformer_jax.data.sources import read_videos
 from timesformer_jax.data.videos import Span
 from timesformer_jax.errors import DataError

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from timesformer_jax.data.config import DataConfig
-from timesformer_jax.data.delimited import read_lines
+from timesformer_jax.data.lists.delimited import read_lines
 from timesformer_jax.data.sources import VideoFiles, open_data, read_videos
 from timesformer_jax.data.videos import Videos
 from timesformer_jax.errors import DataError, TimesformerError

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from timesformer_jax.data import storage
-from timesformer_jax.data.listing import Choice
+from timesformer_jax.data.lists.listing import Choice
 from timesformer_jax.data.sources import read_videos
 from timesformer_jax.errors import DataError
 

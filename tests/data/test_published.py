@@ -7,7 +7,7 @@ from videos import moving_pictures, write_video
 
 from timesformer_jax.cli import main
 from timesformer_jax.data.config import DataConfig
-from timesformer_jax.data.listing import Choice
+from timesformer_jax.data.lists.listing import Choice
 from timesformer_jax.data.sources import open_data, read_videos
 from timesformer_jax.data.videos import Videos
 from timesformer_jax.errors import DataError

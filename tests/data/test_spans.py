@@ -15,7 +15,7 @@ from timesformer_jax.data.batches import EvaluationBatches, TrainingBatches
 from timesformer_jax.data.clips import frame_indices, read_clips
 from timesformer_jax.data.config import Augmentation, ClipShape, DataConfig, Views
 from timesformer_jax.data.files import VideoFiles, video_files
-from timesformer_jax.data.lists import Entry
+from timesformer_jax.data.lists.entry import Entry
 from timesformer_jax.data.packing import pack
 from timesformer_jax.data.shards import PackedVideos
 from timesformer_jax.data.sources import read_videos

@@ -41,7 +41,7 @@ class Pack:
 
     def run(self) -> int:
         """Packs, and names what was left out, which is no failure."""
-        from ..data.listing import Choice
+        from ..data.lists.listing import Choice
         from ..data.packing import pack
         from ..data.picture_templates import with_picture_template
         from ..data.sources import read_videos

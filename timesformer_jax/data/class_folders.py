@@ -9,7 +9,7 @@ from ..support.distributed import announce
 from ..video.opening import open_video
 from ..video.reading import PICTURE_SUFFIXES
 from . import storage
-from .lists import VIDEO_SUFFIXES, Entry
+from .lists.entry import VIDEO_SUFFIXES, Entry
 
 _STILL_PICTURES = PICTURE_SUFFIXES | {".avif", ".heic", ".heif", ".ico", ".tif", ".tiff"}
 

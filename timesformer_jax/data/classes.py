@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from ..errors import DataError
-from .lists import Entry
+from .lists.entry import Entry
 
 _MOST_CLASSES = 100_000
 

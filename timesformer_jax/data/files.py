@@ -11,7 +11,7 @@ from ..video.packets import EncodedVideo
 from ..video.reading import Pictures
 from . import storage
 from .classes import Classes, number_labels
-from .lists import Entry
+from .lists.entry import Entry
 from .spans import Span, Spans
 from .videos import Videos, fingerprint, full_name
 

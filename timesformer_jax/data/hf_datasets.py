@@ -22,9 +22,9 @@ from ..video.packets import EncodedVideo
 from ..video.reading import Pictures
 from . import storage
 from .classes import Classes, given_classes, number_labels
-from .columns import columns_of
 from .files import encode_names, require_span
-from .lists import Entry
+from .lists.columns import columns_of
+from .lists.entry import Entry
 from .spans import Span, Spans
 from .tables import Table, open_table
 from .videos import Videos, fingerprint, full_name

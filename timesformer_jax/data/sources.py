@@ -14,9 +14,9 @@ from .classes import Classes, given_classes, sorted_names
 from .config import DataConfig
 from .files import VideoFiles, video_files
 from .hf_datasets import find_tables, open_tables
-from .listing import Choice, read_list
+from .lists.listing import Choice, read_list
+from .lists.published import hmdb_files
 from .picture_templates import with_picture_template
-from .published import hmdb_files
 from .shards import MANIFEST, PackedVideos
 from .videos import Videos, fingerprint
 from .webdataset import find_tars, open_tars

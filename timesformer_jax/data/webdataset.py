@@ -22,7 +22,7 @@ from ..video.packets import EncodedVideo
 from . import storage
 from .classes import Classes, number_labels
 from .files import encode_names
-from .lists import VIDEO_SUFFIXES, Entry
+from .lists.entry import VIDEO_SUFFIXES, Entry
 from .videos import Videos, fingerprint
 
 _LABEL_PARTS = ("cls", "json", "txt")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .videos import Span
+from ..videos import Span
 
 VIDEO_SUFFIXES = {
     *(".264", ".265", ".266", ".3g2", ".3gp", ".amv", ".apng", ".asf", ".avc", ".avi", ".dav", ".divx", ".dv", ".f4v"),

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import DataError
-from ..support.distributed import announce
-from . import storage
+from ...errors import DataError
+from ...support.distributed import announce
+from .. import storage
 from .columns import is_id, require_columns
 from .cutting import is_video
-from .lists import Entry
+from .entry import Entry
 from .row_spans import NUMBER, RowSpans
 from .rows import ListRows
 from .templates import KINETICS, Template, compile_template

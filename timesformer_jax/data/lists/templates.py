@@ -3,7 +3,7 @@
 import string
 from collections.abc import Callable, Sequence
 
-from ..errors import DataError
+from ...errors import DataError
 from .columns import plain
 
 KINETICS = "{{{name}}}_{{{start}:06d}}_{{{end}:06d}}.mp4"

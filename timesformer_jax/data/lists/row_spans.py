@@ -5,12 +5,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..checkpoints.labels import whole_number
-from ..errors import DataError
-from ..support.distributed import announce
+from ...checkpoints.labels import whole_number
+from ...errors import DataError
+from ...support.distributed import announce
+from ..videos import Span
 from .rows import ListRows
 from .templates import Template
-from .videos import Span
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 """A number, as programs write it."""

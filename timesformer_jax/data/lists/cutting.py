@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .lists import VIDEO_SUFFIXES
+from .entry import VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)

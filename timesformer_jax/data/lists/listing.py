@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..checkpoints.labels import ClassFile, read_labels, whole_number
-from ..errors import DataError
-from ..support.distributed import announce
-from . import storage
+from ...checkpoints.labels import ClassFile, read_labels, whole_number
+from ...errors import DataError
+from ...support.distributed import announce
+from .. import storage
 from .delimited import read_lines
 from .entries import LOOKED_FOR, Choice, entries_of, with_single_labels
-from .lists import Entry
+from .entry import Entry
 from .published import (
     count_from_zero,
     hmdb_files,

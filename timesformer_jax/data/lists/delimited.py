@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from ..errors import DataError
-from ..support.distributed import announce
+from ...errors import DataError
+from ...support.distributed import announce
 from .columns import is_heading
 from .cutting import Split, asked_once, is_even, is_number, is_video, joined_path, split_lines
 from .rows import ListRows

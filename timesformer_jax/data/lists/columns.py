@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from ..errors import DataError
-from ..support.distributed import announce
+from ...errors import DataError
+from ...support.distributed import announce
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "path": (

@@ -8,11 +8,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ..checkpoints.labels import read_labels, whole_number
-from ..errors import DataError
-from ..support.distributed import announce
-from . import storage
-from .lists import Entry
+from ...checkpoints.labels import read_labels, whole_number
+from ...errors import DataError
+from ...support.distributed import announce
+from .. import storage
+from .entry import Entry
 from .rows import ListRows
 
 _UCF_PATH = re.compile(r"(?:.*/)?([^/]+)/v_\1_g\d+_c\d+(?:\.\w+)?", re.IGNORECASE)

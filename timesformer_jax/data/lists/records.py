@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..errors import DataError, first_line
-from ..support.files import without_repeated_keys
+from ...errors import DataError, first_line
+from ...support.files import without_repeated_keys
 from .rows import ListRows
 
 PARQUET = b"PAR1"
