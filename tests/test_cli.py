@@ -179,6 +179,31 @@ def test_the_readmes_first_command(tmp_path: Path) -> None:
     assert (again.returncode, "exists already" in again.stderr) == (2, True)
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], *([name, "--help"] for name in cli.COMMANDS)], ids=" ".join
+)
+def test_help_does_not_wait_for_jax(arguments: list[str]) -> None:
+    code = (
+        "import sys; from timesformer_jax.cli import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit: pass\n"
+        "print([name for name in ('jax', 'flax', 'optax', 'orbax', 'torch', 'matplotlib') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+    for expected in cli.COMMANDS if arguments == ["--help"] else arguments[:-1]:
+        assert expected in result.stdout
+
+
+def test_options_of_every_command_come_before_or_after_its_name(tmp_path: Path) -> None:
+    for words in (["--compilation-cache", "x", "sample", "y"], ["sample", "y", "--compilation-cache", "x"]):
+        command = cli.parse_command(words)
+        assert (type(command).__name__, command.directory, command.compilation_cache) == (
+            "Sample",
+            Path("y"),
+            Path("x"),
+        )
+
+
 SCRIPTS = Path(__file__).parents[1] / "convert"
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tyro
 import yaml
 
-from timesformer_jax.cli import Timesformer
+from timesformer_jax.cli import parse_command
 from timesformer_jax.commands.train import Train
 
 LAUNCH = Path(__file__).parents[1] / "launch"
@@ -18,7 +17,7 @@ OPTIONS = ["large-k400", "--data.train", "my videos/train.csv", "--mesh.frames",
 
 
 def parsed(arguments: list[str]) -> Train:
-    return tyro.cli(Timesformer, args=arguments, config=(tyro.conf.CascadeSubcommandArgs,)).command
+    return parse_command(arguments)
 
 
 @pytest.fixture

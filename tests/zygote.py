@@ -19,9 +19,10 @@ def main() -> None:
     import timesformer_jax.evaluation.evaluate
     import timesformer_jax.training.loop  # noqa: F401
     from timesformer_jax import cli
+    from timesformer_jax.support import compilation
 
     assert grain.MapDataset is not None
-    cli.enable_compilation_cache = lambda *_: None  # the environment says where it is
+    compilation.enable_compilation_cache = lambda *_: None  # the environment says where it is
     pending = b""
     while True:
         readable, _, _ = select.select([0], [], [], 0.02)

@@ -1,10 +1,12 @@
 """The `timesformer` command, and how all commands end: with one sentence for an error, and an exit code."""
 
+import ast
 import atexit
 import contextlib
 import dataclasses
 import functools
 import gc
+import importlib
 import logging
 import os
 import platform
@@ -15,46 +17,30 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union
+from typing import Annotated, Any, TypeVar, Union
 
 import tyro
 
-from .commands.ablate import Ablate
-from .commands.app import App
-from .commands.classify import Classify
-from .commands.demo import Demo
-from .commands.evaluate import Evaluate
-from .commands.export import Export
-from .commands.features import Features
-from .commands.inspect import Inspect
-from .commands.motion import Motion
-from .commands.options import Flag
-from .commands.pack import Pack
-from .commands.sample import Sample
-from .commands.summary import Summary
-from .commands.train import Train
-from .commands.visualize import Visualize
 from .errors import ConfigError, ending
-from .support.compilation import enable_compilation_cache
 from .support.progress import say
 
-COMMANDS: dict[str, Any] = {
-    "ablate": Ablate,
-    "app": App,
-    "classify": Classify,
-    "demo": Demo,
-    "evaluate": Evaluate,
-    "export": Export,
-    "features": Features,
-    "inspect": Inspect,
-    "motion": Motion,
-    "pack": Pack,
-    "sample": Sample,
-    "summary": Summary,
-    "train": Train,
-    "visualize": Visualize,
-}
-
+COMMANDS = (
+    "ablate",
+    "app",
+    "classify",
+    "demo",
+    "evaluate",
+    "export",
+    "features",
+    "inspect",
+    "motion",
+    "pack",
+    "sample",
+    "summary",
+    "train",
+    "visualize",
+)
+"""The modules of commands/, each with a class of its name; it is imported when the command is asked for."""
 
 Options = TypeVar("Options")
 
@@ -99,6 +85,8 @@ def run_command(command: Callable[[], int], *, cache: bool = True, cache_directo
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax: its progress, and what it raises, too
     logging.getLogger("huggingface_hub").propagate = False  # it prints its lines itself
     if cache:
+        from .support.compilation import enable_compilation_cache
+
         enable_compilation_cache(cache_directory)
     hush_foreign_threads()
     atexit.register(gc.freeze)  # nothing is searched for garbage when the process ends anyway
@@ -145,33 +133,36 @@ def refuse_urls(command: Any) -> None:
             )
 
 
-def _marks(name: str) -> tuple[Any, ...]:
-    """Settings of tyro for a command. In a recipe alone, None is a value for options that have another default."""
-    return tyro.conf.subcommand(name), *(() if name == "train" else (tyro.conf.DisallowNone,))
+def parse_command(args: Sequence[str]) -> Any:
+    """Reads a command line of `timesformer`, and imports nothing but the command that it names."""
+    name = next((word for word in args if word in COMMANDS), None)
+    if name is None:  # the help, or a mistake
+        return parse(_overview(), "timesformer", args=args)
+    options = list(args)
+    options.remove(name)
+    # In a recipe alone, None is a value for options that have another default.
+    marks = (tyro.conf.CascadeSubcommandArgs, *(() if name == "train" else (tyro.conf.DisallowNone,)))
+    kind = getattr(importlib.import_module(f".commands.{name}", __package__), name.capitalize())
+    return parse(kind, f"timesformer {name}", *marks, args=options)
 
 
-if TYPE_CHECKING:
-    Command = Any
-else:  # tyro reads it: one of the classes, chosen by its name
-    Command = Union[tuple(Annotated[kind, *_marks(name)] for name, kind in COMMANDS.items())]  # noqa: UP007
+def _overview() -> Any:
+    """What tyro shows of all commands: their names, and what their modules say of them."""
+    kinds: list[Any] = []
+    for name in COMMANDS:
+        source = (Path(__file__).parent / "commands" / f"{name}.py").read_text(encoding="utf-8")
+        classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+        said = (ast.get_docstring(classes[name.capitalize()]) or "").partition("\n")[0]
+        kind = dataclasses.make_dataclass(name.capitalize(), [], namespace={"__doc__": said})
+        kinds.append(Annotated[kind, tyro.conf.subcommand(name, description=said)])
+    command = Annotated[Union[tuple(kinds)], tyro.conf.arg(name="")]  # noqa: UP007
+    return dataclasses.make_dataclass("Timesformer", [("command", command)], namespace={"__doc__": DESCRIPTION})
 
 
-@dataclasses.dataclass(frozen=True)
-class Timesformer:
-    """TimeSformer video classification in JAX.
+DESCRIPTION = """TimeSformer video classification in JAX.
 
-    `timesformer COMMAND --help` lists the options of a command, `timesformer --version` what is installed.
-
-    Attributes:
-        command: what to do.
-        compilation_cache: directory where compiled programs are kept for the next run; timesformer_jax/compiled in the
-            user's cache directory when not given.
-        no_compilation_cache: compile everything anew.
-    """
-
-    command: Annotated[Command, tyro.conf.arg(name="")]
-    compilation_cache: tyro.conf.DisallowNone[Path | None] = None
-    no_compilation_cache: Flag = False
+`timesformer COMMAND --help` lists the options of a command, `timesformer --version` what is installed.
+"""
 
 
 def _versions() -> str:
@@ -182,17 +173,18 @@ def _versions() -> str:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the `timesformer` command."""
-    if list(sys.argv[1:] if args is None else args) == ["--version"]:
+    args = sys.argv[1:] if args is None else args
+    if list(args) == ["--version"]:
         with end_quietly_without_reader():
             print(_versions())
         return 0
-    given = parse(Timesformer, "timesformer", tyro.conf.CascadeSubcommandArgs, args=args)
+    command = parse_command(args)
 
     def run() -> int:
-        refuse_urls(given.command)
-        return given.command.run()
+        refuse_urls(command)
+        return command.run()
 
-    return run_command(run, cache=not given.no_compilation_cache, cache_directory=given.compilation_cache)
+    return run_command(run, cache=not command.no_compilation_cache, cache_directory=command.compilation_cache)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, Self, TypeGuard, get_args
 
-from flax.core import FrozenDict
-
-from .activations import ACTIVATIONS
 from .errors import ConfigError
 from .presets import PRESETS
 from .support.files import read_json, write_atomically
@@ -23,6 +20,7 @@ AttentionType = Literal["divided_space_time", "space_only", "joint_space_time", 
 PositionEmbeddingType = Literal["space_time", "space", "none"]
 AttentionOrder = Literal["time_space", "space_time", "parallel"]
 AttentionImplementation = Literal["auto", "plain", "blocks", "cudnn"]
+Remat = Literal["none", "dots", "full", "clips"]
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 Size = int | tuple[int, int]
 
@@ -123,6 +121,8 @@ class TimesformerConfig:
                 f"attention_order {self.attention_order!r} is one of divided_space_time attention alone, and "
                 f"attention_type is {self.attention_type!r}; leave attention_order at 'time_space'."
             )
+        from .activations import ACTIVATIONS  # which imports JAX: the command line needs names of this file without it
+
         _require_one_of("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
         if self.problem_type is not None:
             _require_one_of("problem_type", self.problem_type, get_args(ProblemType))
@@ -179,6 +179,8 @@ class TimesformerConfig:
             valid = isinstance(self.label2id, Mapping) and all(map(_is_index, self.label2id.values()))
             _require(valid, "label2id", self.label2id, "a mapping of names to class indices (whole numbers)")
             label2id = {str(name): int(i) for name, i in self.label2id.items()}
+        from flax.core import FrozenDict
+
         self._settle("num_labels", num_labels)
         self._settle("id2label", FrozenDict(id2label))
         self._settle("label2id", FrozenDict(label2id))
@@ -332,6 +334,8 @@ def _pair(size: Size) -> tuple[int, int]:
 
 def _frozen(value: Any) -> Any:
     if isinstance(value, Mapping):
+        from flax.core import FrozenDict
+
         return FrozenDict({key: _frozen(item) for key, item in value.items()})
     return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
 

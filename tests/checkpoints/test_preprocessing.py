@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tyro
 from runs import make_videos, recipe
 from tiny_flax import tiny_flax
 from videos import moving_pictures, write_video
 
 from timesformer_jax import VideoClassifier, VideoProcessor
 from timesformer_jax.checkpoints.open import open_checkpoint, processor_for
-from timesformer_jax.cli import Timesformer, main, parse
+from timesformer_jax.cli import main, parse_command
 from timesformer_jax.config import TimesformerConfig
 from timesformer_jax.conversion import convert_flax_to_hf
 from timesformer_jax.data.config import Augmentation, DataConfig, Views
@@ -134,7 +133,7 @@ def test_a_run_that_an_earlier_version_began_keeps_its_size(checkpoint: Path, tm
 
 def of_command(*arguments: str) -> VideoProcessor:
     """The preprocessing that a command gets."""
-    command = parse(Timesformer, "timesformer", tyro.conf.CascadeSubcommandArgs, args=arguments).command
+    command = parse_command(arguments)
     source = getattr(command, "model", None) or command.checkpoint
     return processor_for(open_checkpoint(source, **command.loading.options()))
 

@@ -12,6 +12,7 @@ from ..data.motion import MotionTask
 from ..support.progress import say, show_progress
 from ..training.recipe import RECIPES, TrainConfig
 from ..training.stopping import StopRequest
+from .options import Command
 
 if TYPE_CHECKING:
     Recipe = TrainConfig
@@ -20,7 +21,7 @@ else:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ablate:
+class Ablate(Command):
     """Train variants of a recipe with the same budget from the same seeds, measure what each costs, and write a report.
 
     The same command goes on where it was stopped or killed; more sets and seeds may be asked for later. The recipe

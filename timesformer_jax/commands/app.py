@@ -7,11 +7,11 @@ from typing import Annotated
 import tyro
 
 from ..support.progress import say, show_progress
-from .options import Loading
+from .options import Command, Loading
 
 
 @dataclasses.dataclass(frozen=True)
-class App:
+class App(Command):
     """Serve a page for the browser: drop a video, see its classes, the frames and what the model attends to.
 
     Needs Gradio: `pip install 'gradio>=6,<7'`. Videos stay on this machine, and nothing is asked of others.

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ..errors import TimesformerError, VideoError
-from ..inference.batching import Weights
-from ..sharding import MeshConfig, make_mesh
-from ..support.dtypes import DTypeName, enable_x64
+from ..support.dtypes import DTypeName, Weights, enable_x64
+from ..support.mesh_config import MeshConfig
 from ..support.progress import counter, say
-from .options import Flag, Loading, stream_of
+from .options import Command, Flag, Loading, stream_of
 
 if TYPE_CHECKING:
     from ..inference.classifier import VideoClassifier
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Classify:
+class Classify(Command):
     """Label videos.
 
     Exits with 0 when every video was answered, 1 when some could not be read, 2 when none could or the input is bad.
@@ -67,6 +66,8 @@ class Classify:
         """Classifies the videos one after the other; a bad one is reported and the others are answered."""
         self._require_sense()
         enable_x64(self.dtype)
+        from ..sharding import make_mesh
+
         mesh = make_mesh(self.mesh)
         say(f"loading {self.model} ...")
         from ..inference.classifier import VideoClassifier

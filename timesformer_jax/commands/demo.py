@@ -7,10 +7,11 @@ import tyro
 
 from ..config import AttentionType
 from ..support.progress import say, show_progress
+from .options import Command
 
 
 @dataclasses.dataclass(frozen=True)
-class Demo:
+class Demo(Command):
     """Make videos, train a tiny TimeSformer on them, evaluate it and explain one video. Nothing is downloaded.
 
     It takes about two minutes on two cores. The same command goes on with a demo that was stopped.

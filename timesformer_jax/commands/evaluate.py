@@ -7,14 +7,14 @@ from typing import Annotated
 import tyro
 
 from ..data.config import DataConfig, Views
-from ..sharding import MeshConfig
 from ..support.distributed import ProcessOptions, is_first, joined
 from ..support.dtypes import DTypeName, enable_x64
-from .options import Loading
+from ..support.mesh_config import MeshConfig
+from .options import Command, Loading
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Command):
     """Evaluate a checkpoint on videos, as the paper does: three crops of one clip, logits averaged.
 
     Attributes:

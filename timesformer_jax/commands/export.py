@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ..inference.batching import Weights
+from ..support.dtypes import Weights
 from ..support.progress import say, show_progress
-from .options import Flag, Loading
+from .options import Command, Flag, Loading
 
 
 @dataclasses.dataclass(frozen=True)
-class Export:
+class Export(Command):
     """Write a classifier as files that run without this package: a serialized jax.export function and its weights.
 
     Attributes:

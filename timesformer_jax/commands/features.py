@@ -10,7 +10,7 @@ import tyro
 from ..errors import TimesformerError, VideoError
 from ..support.dtypes import DTypeName, enable_x64
 from ..support.progress import counter, say, show_progress
-from .options import Flag, Loading, stream_of
+from .options import Command, Flag, Loading, stream_of
 
 if TYPE_CHECKING:
     from ..interpret.features import FeatureReport
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Features:
+class Features(Command):
     """Write the embeddings of many videos into one file.
 
     A run that was killed goes on where it was when it is started again. Exits with 0 when every video was embedded, 1

@@ -4,11 +4,11 @@ import dataclasses
 
 import tyro
 
-from .options import Hub
+from .options import Command, Hub
 
 
 @dataclasses.dataclass(frozen=True)
-class Inspect:
+class Inspect(Command):
     """Say what a checkpoint is, and what would fail, without loading its weights.
 
     Attributes:

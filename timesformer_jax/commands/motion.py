@@ -7,11 +7,11 @@ import tyro
 
 from ..data.motion import MotionTask
 from ..support.progress import say
-from .options import Flag
+from .options import Command, Flag
 
 
 @dataclasses.dataclass(frozen=True)
-class Motion:
+class Motion(Command):
     """Make a data set of small videos whose class lies in the motion alone; see docs/motion.md.
 
     Attributes:

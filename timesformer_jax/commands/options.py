@@ -15,6 +15,20 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """A switch that is off unless named."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """Options of every command.
+
+    Attributes:
+        compilation_cache: directory where compiled programs are kept for the next run; timesformer_jax/compiled in the
+            user's cache directory when not given.
+        no_compilation_cache: compile everything anew.
+    """
+
+    compilation_cache: tyro.conf.DisallowNone[Path | None] = None
+    no_compilation_cache: Flag = False
+
+
 def stream_of(video: Path, number: int | None) -> "Path | FileStream":
     """Gives a video file's stream of that number; pictures in a directory have none, and stay what they are."""
     from ..video.packets import FileStream

@@ -7,10 +7,11 @@ import tyro
 
 from ..errors import DataError
 from ..support.progress import counter, say
+from .options import Command
 
 
 @dataclasses.dataclass(frozen=True)
-class Pack:
+class Pack(Command):
     """Pack videos into ArrayRecord shards that training reads fast, also from network storage.
 
     When it was stopped, the same command goes on with the first shard that is not complete.

@@ -6,11 +6,11 @@ from pathlib import Path
 import tyro
 
 from ..support.progress import say, show_progress
-from .options import Flag
+from .options import Command, Flag
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class Sample(Command):
     """Write a checkpoint with RANDOM weights and a short video, to try the commands on.
 
     Attributes:

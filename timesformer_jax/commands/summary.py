@@ -8,11 +8,11 @@ from typing import Any
 import tyro
 
 from ..errors import TimesformerError
-from .options import ConfigChanges, Flag, Hub
+from .options import Command, ConfigChanges, Flag, Hub
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary:
+class Summary(Command):
     """Show the parts of a model with their shapes, parameters and multiply-adds, without making it.
 
     Attributes:

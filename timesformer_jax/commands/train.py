@@ -11,7 +11,7 @@ from ..support.dtypes import enable_x64
 from ..support.progress import say
 from ..training.recipe import RECIPES, TrainConfig
 from ..training.stopping import StopRequest
-from .options import Flag
+from .options import Command, Flag
 
 
 def _description(name: str, recipe: TrainConfig) -> str:
@@ -37,7 +37,7 @@ else:
 
 
 @dataclasses.dataclass(frozen=True)
-class Train:
+class Train(Command):
     """Train a model, or go on with a run that was stopped or killed: the same command does both.
 
     Ctrl-C and SIGTERM save a checkpoint and end with 0.

@@ -11,11 +11,11 @@ from ..errors import TimesformerError
 from ..interpret.choices import METHODS, Method
 from ..support.dtypes import DTypeName, enable_x64
 from ..support.progress import say, show_progress
-from .options import Loading, stream_of
+from .options import Command, Loading, stream_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Visualize:
+class Visualize(Command):
     """Draw what a model attends to in a video: pictures, animations and the numbers themselves.
 
     Attributes:

@@ -5,7 +5,7 @@ import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,10 @@ from jaxtyping import Array, Float, Float32, UInt8
 from ..checkpoints.mapping import Params
 from ..sharding import clip_sharding, clips_at_once, shardings_of, use_mesh
 from ..support.compilation import bucket, compiler_options
+from ..support.dtypes import Weights
 from .folding import InferenceModel, folded_shapes
 from .quantization import apply, quantized_shapes
 
-Weights = Literal["float", "int8"]
 Variables = dict[str, Params]
 Clips = UInt8[np.ndarray, "b t h w 3"] | Float32[np.ndarray, "b t h w c"]
 

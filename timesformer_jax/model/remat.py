@@ -8,12 +8,12 @@
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 
-Remat = Literal["none", "dots", "full", "clips"]
+from ..config import Remat
 
 Apply = Callable[[nn.Module, Any, Any], tuple[Any, Any]]
 """Applies a layer to the tokens of a batch: (layer, tokens, input of its own) to (tokens, further outputs)."""

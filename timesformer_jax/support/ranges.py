@@ -2,9 +2,8 @@
 
 import dataclasses
 import math
+import struct
 from typing import Any
-
-import numpy as np
 
 from ..errors import ConfigError
 
@@ -78,8 +77,7 @@ def require_in_range(settings: Any, prefix: str = "", /, **ranges: Range) -> Non
 def _as_float32(value: float) -> float:
     """The nearest number in float32, without its subnormal ones; infinite where there is none."""
     try:
-        with np.errstate(over="ignore"):
-            number = float(np.float32(value))
+        number = struct.unpack("f", struct.pack("f", value))[0]
     except OverflowError:
         return math.inf
-    return 0.0 if abs(number) < np.finfo(np.float32).tiny else number
+    return 0.0 if abs(number) < 2.0**-126 else number

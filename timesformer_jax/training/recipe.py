@@ -7,12 +7,11 @@ import dataclasses
 from typing import Any, Literal
 
 from .. import presets
-from ..config import AttentionOrder, AttentionType, PositionEmbeddingType, TimesformerConfig
+from ..config import AttentionOrder, AttentionType, PositionEmbeddingType, Remat, TimesformerConfig
 from ..data.config import Augmentation, DataConfig
 from ..errors import ConfigError
-from ..model.remat import Remat
-from ..sharding import MeshConfig
 from ..support.dtypes import DTypeName
+from ..support.mesh_config import MeshConfig
 from ..support.ranges import COUNT, DECAY, NOT_NEGATIVE, POSITIVE, SHARE, Range, require_in_range
 
 
