@@ -28,7 +28,7 @@ __all__ = ["videos"]  # a fixture
 
 STEPS = 12
 STUB = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); import stub_model\n"
-QUICK = STUB + "from timesformer_jax.support import distributed as d; d.HEARTBEAT_SECONDS = 10\n"
+QUICK = STUB + "import mishaps; from timesformer_jax.support import distributed as d; d.HEARTBEAT_SECONDS = 10\n"
 
 
 @pytest.fixture(scope="module")
@@ -189,21 +189,11 @@ def test_evaluations_that_were_started_unlike(jobs: Zygote, videos: Path, tmp_pa
 
 # --- Ended in the middle.
 
-FULL = """
-import resource, signal
-from timesformer_jax.training.checkpointing import Checkpoints
-save = Checkpoints.save
-def full(self, state, run):
-    if int(state.step) >= 8:
-        self.wait()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # no file may be longer, as on a full disk
-    save(self, state, run)
-Checkpoints.save = full
-"""
+FULL = "mishaps.disk_full_from(8)\n"
 
 
-# (The first process, which also names a checkpoint complete, may leave the other one waiting: not mended yet.)
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.long), pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_one_process_has_no_room_for_its_checkpoint(
     victim: int, jobs: Zygote, videos: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -220,33 +210,8 @@ def test_one_process_has_no_room_for_its_checkpoint(
     assert_goes_on(jobs, run, config, undisturbed)
 
 
-DEATHS = {
-    "reading": """
-from timesformer_jax.data import samples
-real = samples.TrainingSamples.__getitem__
-samples.TrainingSamples.__getitem__ = lambda self, number: die() if number >= 24 else real(self, number)
-""",
-    "training": """
-from timesformer_jax.training import step_log
-real = step_log.StepLog.read
-step_log.StepLog.read = lambda self, step, *a: die() if step == 6 else real(self, step, *a)
-""",
-    "validation": """
-from timesformer_jax.training import job
-job.predict_batch = lambda *a: die()
-""",
-    "export": """
-from timesformer_jax.training import loop
-whole = loop.whole
-loop.whole = lambda *a: (whole(*a), die())
-""",
-    "saving": """
-from timesformer_jax.training.checkpointing import Checkpoints
-save = Checkpoints.save
-Checkpoints.save = lambda self, state, run: (save(self, state, run), die() if int(state.step) == 8 else None)
-""",
-}
-DIE = "import os\ndef die(): os.kill(os.getpid(), 9)\n"
+DEATHS = {"reading": 6, "step": 6, "validation": 0, "export": 0, "saving": 8}
+"""Where, and at which step."""
 
 
 @pytest.mark.parametrize(
@@ -261,7 +226,8 @@ def test_a_process_is_killed(
     victim: int, where: str, jobs: Zygote, videos: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     run, config = tmp_path / "run", tiny(videos)
-    both = train(jobs, run, config, 2, before=lambda i: QUICK + (DIE + DEATHS[where] if i == victim else ""))
+    strike = f"mishaps.signal_at({where!r}, {DEATHS[where]}, {int(signal.SIGKILL)})\n"
+    both = train(jobs, run, config, 2, before=lambda i: QUICK + (strike if i == victim else ""))
     assert wait_until(lambda: both[victim].code is not None, [])
     assert both[victim].code == -9, both[victim].said
     killed = time.monotonic()
@@ -276,18 +242,13 @@ def test_a_process_is_killed(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_in_the_validation(
     number: int, jobs: Zygote, videos: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     """Of a job of two, of which one is asked: both end with 0 before the validation has, which is made up for."""
     run, config = tmp_path / "run", tiny(videos)
-    slowed = (
-        "import time\nfrom timesformer_jax.training import job\npredict = job.predict_batch\n"
-        "def slow(*a):\n"
-        f"    open({str(tmp_path / 'begun')!r}, 'w').close(); time.sleep(4); return predict(*a)\n"
-        "job.predict_batch = slow\n"
-    )
+    slowed = f"mishaps.slow('training.job.predict_batch', 4, {str(tmp_path / 'begun')!r})\n"
     both = train(jobs, run, config, 2, before=lambda i: QUICK + slowed)
     assert wait_until((tmp_path / "begun").exists, both)
     both[1].signal(number)
@@ -304,11 +265,7 @@ def test_a_stop_in_the_export(
 ) -> None:
     """The export is finished; it is short, and all else is done."""
     run, config = tmp_path / "run", tiny(videos)
-    slowed = (
-        "import time\nfrom timesformer_jax.training import loop\nwhole = loop.whole\n"
-        f"def slow(*a):\n    open({str(tmp_path / 'begun')!r}, 'w').close(); time.sleep(2); return whole(*a)\n"
-        "loop.whole = slow\n"
-    )
+    slowed = f"mishaps.slow('training.loop.whole', 2, {str(tmp_path / 'begun')!r})\n"
     processes = train(jobs, run, config, count, before=lambda i: QUICK + slowed)
     assert wait_until((tmp_path / "begun").exists, processes)
     processes[-1].signal(signal.SIGTERM)
@@ -327,11 +284,8 @@ def test_one_of_four_is_a_hundred_times_slower(
     """What it does beside computing takes it seconds, once longer than a collective waits at its first use."""
     run, config = tmp_path / "run", tiny(videos)
     slow = (
-        "import time\nfrom timesformer_jax.training import job, loop\n"
-        "def slowed(module, name, seconds):\n"
-        "    real = getattr(module, name)\n"
-        "    setattr(module, name, lambda *a, **k: (time.sleep(seconds), real(*a, **k))[1])\n"
-        "slowed(loop, 'make_job', 35); slowed(job.Job, 'place', 0.5); slowed(job, 'EvaluationBatches', 3)\n"
+        "mishaps.slow('training.loop.make_job', 35); mishaps.slow('training.job.Job.place', 0.5)\n"
+        "mishaps.slow('training.job.EvaluationBatches', 3)\n"
     )
     four = train(jobs, run, config, 4, before=lambda i: QUICK + (slow if i == 3 else ""))
     assert codes(four) == [0, 0, 0, 0], [process.said for process in four]
@@ -379,11 +333,10 @@ def test_a_clock_that_goes_back(jobs: Zygote, videos: Path, undisturbed: dict[st
     """A year, in the middle of a run, and again when it goes on: nothing is ordered by the time of day."""
     run, config = tmp_path / "run", tiny(videos)
     back = (
-        "import time\nreal, real_ns = time.time, time.time_ns\nfrom timesformer_jax.training import step_log\n"
+        "import time\nreal, real_ns = time.time, time.time_ns\n"
         "def go_back(years):\n"
         "    time.time = lambda: real() - years * 3.15e7; time.time_ns = lambda: real_ns() - int(years * 3.15e16)\n"
-        "read = step_log.StepLog.read\n"
-        "step_log.StepLog.read = lambda self, step, *a: (go_back(1) if step == 5 else None, read(self, step, *a))[1]\n"
+        "mishaps.before('training.step_log.StepLog.read', lambda _, step, *rest: step == 5 and go_back(1))\n"
     )
     (alone,) = train(jobs, run, config, 1, before=lambda i: QUICK + back)
     assert wait_until(lambda: 8 in steps_in(run / "checkpoints"), [alone])

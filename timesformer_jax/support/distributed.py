@@ -149,11 +149,15 @@ def _told(error: BaseException, watch: Watch) -> BaseException:
     index = watch.index
     if not _is_of_communication(error):
         sentence, code = ending(error)
-        watch.tell(Ending(index, min(code, 2), sentence or f"{type(error).__name__}: {first_line(error)}"))
-        return error
-    lost = Ending(index, 1, f"{LOST} ({first_line(error)[:200]})")
-    first = watch.heard(GRACE_SECONDS) or lost
-    first = watch.tell(first) if first is lost else first
+        own = Ending(index, min(code, 2), sentence or f"{type(error).__name__}: {first_line(error)}")
+        first = watch.tell(own)
+        if first.process != index or first == own:
+            return error
+        # Another thread of this process has failed before, and that is what the others say.
+    else:
+        lost = Ending(index, 1, f"{LOST} ({first_line(error)[:200]})")
+        first = watch.heard(GRACE_SECONDS) or lost
+        first = watch.tell(first) if first is lost else first
     return (ConfigError if first.code == 2 else TrainingError)(first.told_by(index))
 
 
