@@ -68,13 +68,13 @@ def assert_goes_on(jobs: Zygote, run: Path, config: TrainConfig, undisturbed: di
 
 def test_differences_are_told_with_their_values_and_processes() -> None:
     same = {"a": "1", "b": "2"}
-    assert differences([same, same]) == []
-    assert differences([same, {"a": "1", "b": "3"}, same]) == ["b is 2 in processes 0 and 2 and 3 in process 1"]
-    assert differences([same, {"b": "2"}]) == ["a is 1 in process 0 and nothing in process 1"]
-    assert differences([{"a": "1\nfrom x"}, {"a": "1\nfrom y"}]) == []
-    assert differences([{"a": "1\nfrom x"}, {"a": "2\nfrom y"}]) == [
-        "a is 1 (from x) in process 0 and 2 (from y) in process 1"
-    ]
+    assert differences([same, same]) == {}
+    assert differences([same, {"a": "1", "b": "3"}, same]) == {"b": "b is 2 in processes 0 and 2 and 3 in process 1"}
+    assert differences([same, {"b": "2"}]) == {"a": "a is 1 in process 0 and nothing in process 1"}
+    assert differences([{"a": "1\nfrom x"}, {"a": "1\nfrom y"}]) == {}
+    assert differences([{"a": "1\nfrom x"}, {"a": "2\nfrom y"}]) == {
+        "a": "a is 1 (from x) in process 0 and 2 (from y) in process 1"
+    }
 
 
 def other_list(videos: Path, folder: Path, change: Callable[[list[str]], list[str]]) -> tuple[str, str]:
@@ -102,9 +102,17 @@ UNLIKE: dict[str, tuple[list[str], str]] = {
     "shorter": ([], r"the number of videos of --data.train is 12 in process 0 and 11 in process 1"),
     "flipped": (
         [],
-        r"the labels of --data.train is a list with the digest \w+ in process 0 and a list with the digest ",
+        r"the labels of --data.train: the first that differs, number 1, is \S+ 0/0.mp4 with the label 0 in process 0 "
+        r"and \S+ 0/0.mp4 with the label 1 in process 1",
     ),
-    "order": ([], r"the order of --data.train is a list with the digest \w+ in process 0 and a list with "),
+    "order": (
+        [],
+        r"the order of --data.train: the first that differs, number 1, is \S+ 0/0.mp4 in process 0 and \S+ 0/1.mp4 in ",
+    ),
+    "other video": (
+        [],
+        r"the videos of --data.train: the first that differs, number 12, is \S+ 2/3.mp4 in process 0 and \S+ 2/4.mp4 ",
+    ),
     "weights": ([], r"the digest of the weights at the start is \w+ \(from the seed 0\) in process 0 and \w+ \("),
     "code": ([], r"the version of optax is [\d.]+ in process 0 and 0.0.1 in process 1"),
     "directory": ([], r"is not the directory that the first process of the job sees there"),
@@ -123,11 +131,12 @@ def test_processes_that_were_started_unlike(what: str, jobs: Zygote, videos: Pat
         shutil.copytree(videos / "train", tmp_path / "copy")
         (tmp_path / "copy" / "class 1" / "2.mp4").unlink()
         train_of[1] = str(tmp_path / "copy")
-    elif what in ("shorter", "flipped", "order"):
+    elif what in ("shorter", "flipped", "order", "other video"):
         change: dict[str, Callable[[list[str]], list[str]]] = {
             "shorter": lambda lines: lines[:-1],
             "flipped": lambda lines: [f"{line[:-1]}{'120'[int(line[-1])]}" for line in lines],
             "order": lambda lines: [*lines[1:], lines[0]],
+            "other video": lambda lines: [*lines[:-1], lines[-1].replace("3.mp4", "4.mp4")],
         }
         train_of = list(other_list(videos, tmp_path, change[what]))
     elif what == "weights":
