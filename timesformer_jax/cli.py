@@ -164,8 +164,8 @@ class Timesformer:
 
     Attributes:
         command: what to do.
-        compilation_cache: directory where compiled programs are kept for the next run, in a folder for each kind of CPU;
-            timesformer_jax/compiled in the user's cache directory when not given.
+        compilation_cache: directory where compiled programs are kept for the next run, in a folder for each kind of
+            CPU; timesformer_jax/compiled in the user's cache directory when not given.
         no_compilation_cache: compile everything anew.
     """
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from jobs import Process, Zygote, codes, start_job, wait_until, zygote
 from runs import arguments, outcome, recipe, steps_taken, videos
+from safetensors.numpy import load_file, save_file
 
 from timesformer_jax.checkpoints.training_run import steps_in
 from timesformer_jax.data.config import Augmentation
@@ -27,8 +28,11 @@ from timesformer_jax.training.recipe import Optimizer, TrainConfig
 __all__ = ["videos"]  # a fixture
 
 STEPS = 12
-STUB = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); import stub_model\n"
-QUICK = STUB + "import mishaps; from timesformer_jax.support import distributed as d; d.HEARTBEAT_SECONDS = 10\n"
+TRUE = (
+    f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); import mishaps\n"
+    "from timesformer_jax.support import distributed as d; d.HEARTBEAT_SECONDS = 10\n"
+)
+QUICK = TRUE + "import stub_model\n"
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +118,7 @@ UNLIKE: dict[str, tuple[list[str], str]] = {
         r"the videos of --data.train: the first that differs, number 12, is \S+ 2/3.mp4 in process 0 and \S+ 2/4.mp4 ",
     ),
     "weights": ([], r"the digest of the weights at the start is \w+ \(from the seed 0\) in process 0 and \w+ \("),
+    "model": ([], r"what the run directory holds is no model yet in process 0 and a model in process 1"),
     "code": ([], r"the version of optax is [\d.]+ in process 0 and 0.0.1 in process 1"),
     "directory": ([], r"is not the directory that the first process of the job sees there"),
 }
@@ -145,6 +150,11 @@ def test_processes_that_were_started_unlike(what: str, jobs: Zygote, videos: Pat
             "def other(*a):\n    start = made(*a); start.params['classifier']['bias'][1] += 1; return start\n"
             "job.start_from_recipe = other\n"
         )
+    elif what == "model":
+        code[1] = (
+            "from timesformer_jax.training import job\n"
+            "job.start_from_directory = lambda run, options: job.start_from_recipe(options, ['x'], 0)\n"
+        )
     elif what == "code":
         code[1] = (
             "from timesformer_jax.support import agreement\nreal = agreement.version_of\n"
@@ -168,6 +178,34 @@ def test_processes_that_were_started_unlike(what: str, jobs: Zygote, videos: Pat
     assert not steps_in(run / "checkpoints")
     assert steps_taken(run) == 0
     assert {path.name for path in run.glob("*")} <= {".lock"}
+
+
+@pytest.mark.slow
+def test_the_checkpoint_to_start_from_may_be_elsewhere_but_not_another(
+    jobs: Zygote, videos: Path, tmp_path: Path
+) -> None:
+    (alone,) = train(jobs, tmp_path / "earlier", dataclasses.replace(tiny(videos), steps=1), 1)
+    assert codes([alone]) == [0], alone.said
+    for name in ("first", "same", "other"):
+        shutil.copytree(tmp_path / "earlier" / "export", tmp_path / name)
+    weights = load_file(tmp_path / "first" / "model.safetensors")
+    weights["classifier.bias"][1] += 1
+    save_file(weights, tmp_path / "other" / "model.safetensors", {"format": "pt"})
+    read = "from timesformer_jax.training import initial_model as i, job\nread = i.start_from_recipe\n"
+    before = f"{TRUE}{read}{QUICK}job.start_from_recipe = read\n"
+    for second, code in (("other", 2), ("same", 0)):
+        config, run = dataclasses.replace(tiny(videos), steps=1), tmp_path / f"run {second}"
+
+        def command(index: int, config: TrainConfig = config, run: Path = run, second: str = second) -> list[str]:
+            checkpoint = str(tmp_path / (second if index else "first"))
+            own = dataclasses.replace(config, model=dataclasses.replace(config.model, checkpoint=checkpoint))
+            return ["train", "--output", str(run), *arguments(own)]
+
+        both = start_job(jobs, 2, command, lambda index: before)
+        assert codes(both) == [code, code], [process.said for process in both]
+        for process in both if code else ():
+            found = r"the digest of the weights at the start is \w+ \(from .*/first\) in process 0 and \w+ \(from .*/other\)"
+            assert re.search(found, process.sentence), process.said
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import json
 import re
 import signal
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 from hypothesis import strategies as st
 from jobs import Process, Zygote, codes, start_job, zygote
 from runs import arguments, outcome, recipe, steps_taken, videos
-from test_endings import QUICK
+from test_endings import QUICK, TRUE
 
 from timesformer_jax.checkpoints.training_run import steps_in
 from timesformer_jax.data.config import Augmentation
@@ -58,13 +58,13 @@ class Event:
     step: int
 
     def before(self, index: int) -> str:
-        """What a process runs first."""
+        """What befalls a process."""
         one = index == self.victim % self.count
         if self.kind == "kill all" or (self.kind == "kill one" and one):
-            return f"{QUICK}mishaps.signal_at({self.place!r}, {self.step}, {int(signal.SIGKILL)})\n"
+            return f"mishaps.signal_at({self.place!r}, {self.step}, {int(signal.SIGKILL)})\n"
         if self.kind == "stop" and one:
-            return f"{QUICK}mishaps.signal_at({self.place!r}, {self.step}, {int(signal.SIGTERM)})\n"
-        return QUICK + (f"mishaps.disk_full_from({self.step})\n" if self.kind == "full disk" and one else "")
+            return f"mishaps.signal_at({self.place!r}, {self.step}, {int(signal.SIGTERM)})\n"
+        return f"mishaps.disk_full_from({self.step})\n" if self.kind == "full disk" and one else ""
 
     def options(self, index: int) -> list[str]:
         """The options that differ from the recipe's."""
@@ -109,6 +109,19 @@ LAST = st.builds(
     step=st.just(0),
 )
 
+# With the true step sums depend on the mesh and on the processes, whose number stays the same.
+TRUE_EVENTS = st.builds(
+    Event,
+    kind=st.sampled_from(["kill one", "kill all", "stop", "full disk"]),
+    count=st.just(2),
+    mesh=st.just(1),
+    victim=st.integers(0, 1),
+    place=st.sampled_from(PLACES),
+    step=st.integers(1, STEPS),
+)
+UNDISTURBED = Event("nothing", 1, 0, 0, "step", 0)
+TRUE_UNDISTURBED = Event("nothing", 2, 1, 0, "step", 0)
+
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> Generator[Zygote]:
@@ -123,15 +136,16 @@ def config(videos: Path) -> TrainConfig:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, augmentation=Augmentation()))
 
 
-def happen(jobs: Zygote, config: TrainConfig, run: Path, event: Event) -> list[Process]:
+def happen(jobs: Zygote, config: TrainConfig, run: Path, event: Event, code: str = QUICK) -> list[Process]:
     command = ["train", "--output", str(run), *arguments(config)]
-    return start_job(jobs, event.count, lambda index: [*command, *event.options(index)], event.before)
+    before = [code + event.before(index) for index in range(event.count)]
+    return start_job(jobs, event.count, lambda index: [*command, *event.options(index)], before.__getitem__)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(jobs: Zygote, config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    alone = happen(jobs, config, run, Event("nothing", 1, 0, 0, "step", 0))
+    alone = happen(jobs, config, run, UNDISTURBED)
     assert codes(alone) == [0], alone[0].said
     return outcome(run)
 
@@ -182,7 +196,7 @@ def check(event: Event, run: Path, processes: list[Process], begun: bool, newest
         assert (run / "export").is_dir()
 
 
-def survive(jobs: Zygote, config: TrainConfig, events: list[Event], expected: Callable[[], dict[str, bytes]]) -> None:
+def survive(jobs: Zygote, config: TrainConfig, events: list[Event], expected: dict[str, bytes], code: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         for event in events:
@@ -190,31 +204,41 @@ def survive(jobs: Zygote, config: TrainConfig, events: list[Event], expected: Ca
                 continue  # a new run, with its own recipe
             begun, finished = (run / "train_config.json").exists(), (run / "export").exists()
             newest = max(steps_in(run / "checkpoints"), default=0)
-            processes = happen(jobs, config, run, event)
+            processes = happen(jobs, config, run, event, code)
             codes(processes)
             check(event, run, processes, begun, newest, finished)
         assert steps_taken(run) == STEPS
-        assert outcome(run) == expected()
+        assert outcome(run) == expected
 
 
-def sequences(jobs: Zygote, config: TrainConfig, undisturbed: dict[str, bytes], seed: int) -> None:
+def sequences(
+    jobs: Zygote,
+    config: TrainConfig,
+    undisturbed: dict[str, bytes],
+    seed: int,
+    *,
+    count: int = SEQUENCES,
+    events: st.SearchStrategy[Event] = EVENTS,
+    last: st.SearchStrategy[Event] = LAST,
+    code: str = QUICK,
+) -> None:
     ran: list[Any] = []
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
-        max_examples=SEQUENCES,
+        max_examples=count,
         deadline=None,
         database=None,
         phases=[hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    @hypothesis.given(st.lists(EVENTS, min_size=1, max_size=3), LAST)
+    @hypothesis.given(st.lists(events, min_size=1, max_size=3), last)
     def survives(events: list[Event], last: Event) -> None:
         ran.append(events)
-        survive(jobs, config, [*events, last], lambda: undisturbed)
+        survive(jobs, config, [*events, last], undisturbed, code)
 
     survives()
-    assert len(ran) == SEQUENCES, json.dumps(len(ran))
+    assert len(ran) == count, json.dumps(len(ran))
 
 
 @pytest.mark.slow
@@ -226,3 +250,12 @@ def test_twenty_sequences(jobs: Zygote, config: TrainConfig, undisturbed: dict[s
 @pytest.mark.parametrize("seed", range(1, 15))
 def test_twenty_other_sequences(jobs: Zygote, config: TrainConfig, undisturbed: dict[str, bytes], seed: int) -> None:
     sequences(jobs, config, undisturbed, seed)
+
+
+@pytest.mark.long
+def test_sequences_with_the_true_model(jobs: Zygote, config: TrainConfig, tmp_path: Path) -> None:
+    """Bit for bit, too, on the same mesh and number of processes."""
+    assert codes(happen(jobs, config, tmp_path / "run", TRUE_UNDISTURBED, TRUE)) == [0, 0]
+    last = st.just(TRUE_UNDISTURBED)
+    expected = outcome(tmp_path / "run")
+    sequences(jobs, config, expected, 0, count=8, events=TRUE_EVENTS, last=last, code=TRUE)
