@@ -135,11 +135,11 @@ def refuse_urls(command: Any) -> None:
 
 def parse_command(args: Sequence[str]) -> Any:
     """Reads a command line of `timesformer`, and imports nothing but the command that it names."""
-    name = next((word for word in args if word in COMMANDS), None)
-    if name is None:  # the help, or a mistake
+    values_of = ("--compilation-cache", "--compilation_cache")
+    place = next((i for i, word in enumerate(args) if word in COMMANDS and not (i and args[i - 1] in values_of)), None)
+    if place is None:  # the help, or a mistake
         return parse(_overview(), "timesformer", args=args)
-    options = list(args)
-    options.remove(name)
+    name, options = args[place], [*args[:place], *args[place + 1 :]]
     # In a recipe alone, None is a value for options that have another default.
     marks = (tyro.conf.CascadeSubcommandArgs, *(() if name == "train" else (tyro.conf.DisallowNone,)))
     kind = getattr(importlib.import_module(f".commands.{name}", __package__), name.capitalize())

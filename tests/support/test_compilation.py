@@ -21,7 +21,7 @@ from timesformer_jax.inference import batching as forward
 from timesformer_jax.inference.batching import compiled_forward
 from timesformer_jax.inference.folding import fold_for_inference
 from timesformer_jax.interpret import features
-from timesformer_jax.support.compilation import bucket, compiler_options, user_cache
+from timesformer_jax.support.compilation import bucket, compiler_options, cpu_kind, user_cache
 
 
 def test_few_sizes_of_batches() -> None:
@@ -75,6 +75,30 @@ def test_commands_keep_what_they_compile(order: str, changes: dict[str, str], tm
     expected = {"xdg"} if not changes else {"other"} if "JAX_COMPILATION_CACHE_DIR" in changes else set()
     expected = {"directory": {"given"}, "off": set()}.get(order, expected)
     assert written == expected
+    folders = {path.parent.name for path in tmp_path.rglob("jit_*-cache")}
+    assert folders == ({cpu_kind()} if expected & {"xdg", "given"} else expected)
+
+
+@pytest.mark.slow
+def test_a_cache_of_another_machine_is_not_used(tmp_path: Path) -> None:
+    """JAX itself would run what it finds there, and say that this could end in an illegal instruction."""
+    environment = {name: value for name, value in os.environ.items() if "JAX_COMPILATION_CACHE" not in name}
+    environment |= {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "true"}
+    other = "from timesformer_jax.support import compilation\ncompilation.cpu_kind = lambda: 'another'\n"
+    for before in (other, ""):
+        command = [sys.executable, "-c", before + PROGRAM, "directory"]
+        subprocess.run(command, check=True, env=environment, cwd=tmp_path)
+    assert {path.parent.name for path in tmp_path.glob("given/*/jit_*-cache")} == {"another", cpu_kind()}
+
+
+def test_kinds_of_cpus(tmp_path: Path) -> None:
+    def kind(flags: str, model: str = "17") -> str:
+        core = f"vendor_id\t: X\nmodel\t\t: {model}\ncpu MHz\t: {len(flags)}\nflags\t\t: {flags}\n"
+        (tmp_path / "cpuinfo").write_text(f"{core}\n{core.replace(flags, 'sse')}\n")
+        return cpu_kind(tmp_path / "cpuinfo")
+
+    assert kind("sse avx") == kind("avx sse")
+    assert len({kind("sse"), kind("sse avx"), kind("sse avx", "18"), cpu_kind(tmp_path / "nothing")}) == 4
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from jobs import Process, Zygote, codes, start_job, wait_until, zygote
 from runs import arguments, outcome, recipe, steps_taken, videos
+from safetensors.numpy import load_file, save_file
 
 from timesformer_jax.checkpoints.training_run import steps_in
 from timesformer_jax.data.config import Augmentation
@@ -27,8 +28,11 @@ from timesformer_jax.training.recipe import Optimizer, TrainConfig
 __all__ = ["videos"]  # a fixture
 
 STEPS = 12
-STUB = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); import stub_model\n"
-QUICK = STUB + "from timesformer_jax.support import distributed as d; d.HEARTBEAT_SECONDS = 10\n"
+TRUE = (
+    f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); import mishaps\n"
+    "from timesformer_jax.support import distributed as d; d.HEARTBEAT_SECONDS = 10\n"
+)
+QUICK = TRUE + "import stub_model\n"
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +72,13 @@ def assert_goes_on(jobs: Zygote, run: Path, config: TrainConfig, undisturbed: di
 
 def test_differences_are_told_with_their_values_and_processes() -> None:
     same = {"a": "1", "b": "2"}
-    assert differences([same, same]) == []
-    assert differences([same, {"a": "1", "b": "3"}, same]) == ["b is 2 in processes 0 and 2 and 3 in process 1"]
-    assert differences([same, {"b": "2"}]) == ["a is 1 in process 0 and nothing in process 1"]
-    assert differences([{"a": "1\nfrom x"}, {"a": "1\nfrom y"}]) == []
-    assert differences([{"a": "1\nfrom x"}, {"a": "2\nfrom y"}]) == [
-        "a is 1 (from x) in process 0 and 2 (from y) in process 1"
-    ]
+    assert differences([same, same]) == {}
+    assert differences([same, {"a": "1", "b": "3"}, same]) == {"b": "b is 2 in processes 0 and 2 and 3 in process 1"}
+    assert differences([same, {"b": "2"}]) == {"a": "a is 1 in process 0 and nothing in process 1"}
+    assert differences([{"a": "1\nfrom x"}, {"a": "1\nfrom y"}]) == {}
+    assert differences([{"a": "1\nfrom x"}, {"a": "2\nfrom y"}]) == {
+        "a": "a is 1 (from x) in process 0 and 2 (from y) in process 1"
+    }
 
 
 def other_list(videos: Path, folder: Path, change: Callable[[list[str]], list[str]]) -> tuple[str, str]:
@@ -102,10 +106,19 @@ UNLIKE: dict[str, tuple[list[str], str]] = {
     "shorter": ([], r"the number of videos of --data.train is 12 in process 0 and 11 in process 1"),
     "flipped": (
         [],
-        r"the labels of --data.train is a list with the digest \w+ in process 0 and a list with the digest ",
+        r"the labels of --data.train: the first that differs, number 1, is \S+ 0/0.mp4 with the label 0 in process 0 "
+        r"and \S+ 0/0.mp4 with the label 1 in process 1",
     ),
-    "order": ([], r"the order of --data.train is a list with the digest \w+ in process 0 and a list with "),
+    "order": (
+        [],
+        r"the order of --data.train: the first that differs, number 1, is \S+ 0/0.mp4 in process 0 and \S+ 0/1.mp4 in ",
+    ),
+    "other video": (
+        [],
+        r"the videos of --data.train: the first that differs, number 12, is \S+ 2/3.mp4 in process 0 and \S+ 2/4.mp4 ",
+    ),
     "weights": ([], r"the digest of the weights at the start is \w+ \(from the seed 0\) in process 0 and \w+ \("),
+    "model": ([], r"what the run directory holds is no model yet in process 0 and a model in process 1"),
     "code": ([], r"the version of optax is [\d.]+ in process 0 and 0.0.1 in process 1"),
     "directory": ([], r"is not the directory that the first process of the job sees there"),
 }
@@ -123,11 +136,12 @@ def test_processes_that_were_started_unlike(what: str, jobs: Zygote, videos: Pat
         shutil.copytree(videos / "train", tmp_path / "copy")
         (tmp_path / "copy" / "class 1" / "2.mp4").unlink()
         train_of[1] = str(tmp_path / "copy")
-    elif what in ("shorter", "flipped", "order"):
+    elif what in ("shorter", "flipped", "order", "other video"):
         change: dict[str, Callable[[list[str]], list[str]]] = {
             "shorter": lambda lines: lines[:-1],
             "flipped": lambda lines: [f"{line[:-1]}{'120'[int(line[-1])]}" for line in lines],
             "order": lambda lines: [*lines[1:], lines[0]],
+            "other video": lambda lines: [*lines[:-1], lines[-1].replace("3.mp4", "4.mp4")],
         }
         train_of = list(other_list(videos, tmp_path, change[what]))
     elif what == "weights":
@@ -135,6 +149,11 @@ def test_processes_that_were_started_unlike(what: str, jobs: Zygote, videos: Pat
             "from timesformer_jax.training import job\nmade = job.start_from_recipe\n"
             "def other(*a):\n    start = made(*a); start.params['classifier']['bias'][1] += 1; return start\n"
             "job.start_from_recipe = other\n"
+        )
+    elif what == "model":
+        code[1] = (
+            "from timesformer_jax.training import job\n"
+            "job.start_from_directory = lambda run, options: job.start_from_recipe(options, ['x'], 0)\n"
         )
     elif what == "code":
         code[1] = (
@@ -158,7 +177,35 @@ def test_processes_that_were_started_unlike(what: str, jobs: Zygote, videos: Pat
         assert "Traceback" not in process.said
     assert not steps_in(run / "checkpoints")
     assert steps_taken(run) == 0
-    assert not (run / "model").exists()
+    assert {path.name for path in run.glob("*")} <= {".lock"}
+
+
+@pytest.mark.slow
+def test_the_checkpoint_to_start_from_may_be_elsewhere_but_not_another(
+    jobs: Zygote, videos: Path, tmp_path: Path
+) -> None:
+    (alone,) = train(jobs, tmp_path / "earlier", dataclasses.replace(tiny(videos), steps=1), 1)
+    assert codes([alone]) == [0], alone.said
+    for name in ("first", "same", "other"):
+        shutil.copytree(tmp_path / "earlier" / "export", tmp_path / name)
+    weights = load_file(tmp_path / "first" / "model.safetensors")
+    weights["classifier.bias"][1] += 1
+    save_file(weights, tmp_path / "other" / "model.safetensors", {"format": "pt"})
+    read = "from timesformer_jax.training import initial_model as i, job\nread = i.start_from_recipe\n"
+    before = f"{TRUE}{read}{QUICK}job.start_from_recipe = read\n"
+    for second, code in (("other", 2), ("same", 0)):
+        config, run = dataclasses.replace(tiny(videos), steps=1), tmp_path / f"run {second}"
+
+        def command(index: int, config: TrainConfig = config, run: Path = run, second: str = second) -> list[str]:
+            checkpoint = str(tmp_path / (second if index else "first"))
+            own = dataclasses.replace(config, model=dataclasses.replace(config.model, checkpoint=checkpoint))
+            return ["train", "--output", str(run), *arguments(own)]
+
+        both = start_job(jobs, 2, command, lambda index: before)
+        assert codes(both) == [code, code], [process.said for process in both]
+        for process in both if code else ():
+            found = r"the digest of the weights at the start is \w+ \(from .*/first\) in process 0 and \w+ \(from .*/other\)"
+            assert re.search(found, process.sentence), process.said
 
 
 @pytest.mark.slow
@@ -189,21 +236,11 @@ def test_evaluations_that_were_started_unlike(jobs: Zygote, videos: Path, tmp_pa
 
 # --- Ended in the middle.
 
-FULL = """
-import resource, signal
-from timesformer_jax.training.checkpointing import Checkpoints
-save = Checkpoints.save
-def full(self, state, run):
-    if int(state.step) >= 8:
-        self.wait()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # no file may be longer, as on a full disk
-    save(self, state, run)
-Checkpoints.save = full
-"""
+FULL = "mishaps.disk_full_from(8)\n"
 
 
-# (The first process, which also names a checkpoint complete, may leave the other one waiting: not mended yet.)
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.long), pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_one_process_has_no_room_for_its_checkpoint(
     victim: int, jobs: Zygote, videos: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -220,33 +257,8 @@ def test_one_process_has_no_room_for_its_checkpoint(
     assert_goes_on(jobs, run, config, undisturbed)
 
 
-DEATHS = {
-    "reading": """
-from timesformer_jax.data import samples
-real = samples.TrainingSamples.__getitem__
-samples.TrainingSamples.__getitem__ = lambda self, number: die() if number >= 24 else real(self, number)
-""",
-    "training": """
-from timesformer_jax.training import step_log
-real = step_log.StepLog.read
-step_log.StepLog.read = lambda self, step, *a: die() if step == 6 else real(self, step, *a)
-""",
-    "validation": """
-from timesformer_jax.training import job
-job.predict_batch = lambda *a: die()
-""",
-    "export": """
-from timesformer_jax.training import loop
-whole = loop.whole
-loop.whole = lambda *a: (whole(*a), die())
-""",
-    "saving": """
-from timesformer_jax.training.checkpointing import Checkpoints
-save = Checkpoints.save
-Checkpoints.save = lambda self, state, run: (save(self, state, run), die() if int(state.step) == 8 else None)
-""",
-}
-DIE = "import os\ndef die(): os.kill(os.getpid(), 9)\n"
+DEATHS = {"reading": 6, "step": 6, "validation": 0, "export": 0, "saving": 8}
+"""Where, and at which step."""
 
 
 @pytest.mark.parametrize(
@@ -261,7 +273,8 @@ def test_a_process_is_killed(
     victim: int, where: str, jobs: Zygote, videos: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     run, config = tmp_path / "run", tiny(videos)
-    both = train(jobs, run, config, 2, before=lambda i: QUICK + (DIE + DEATHS[where] if i == victim else ""))
+    strike = f"mishaps.signal_at({where!r}, {DEATHS[where]}, {int(signal.SIGKILL)})\n"
+    both = train(jobs, run, config, 2, before=lambda i: QUICK + (strike if i == victim else ""))
     assert wait_until(lambda: both[victim].code is not None, [])
     assert both[victim].code == -9, both[victim].said
     killed = time.monotonic()
@@ -276,18 +289,13 @@ def test_a_process_is_killed(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_in_the_validation(
     number: int, jobs: Zygote, videos: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     """Of a job of two, of which one is asked: both end with 0 before the validation has, which is made up for."""
     run, config = tmp_path / "run", tiny(videos)
-    slowed = (
-        "import time\nfrom timesformer_jax.training import job\npredict = job.predict_batch\n"
-        "def slow(*a):\n"
-        f"    open({str(tmp_path / 'begun')!r}, 'w').close(); time.sleep(4); return predict(*a)\n"
-        "job.predict_batch = slow\n"
-    )
+    slowed = f"mishaps.slow('training.job.predict_batch', 4, {str(tmp_path / 'begun')!r})\n"
     both = train(jobs, run, config, 2, before=lambda i: QUICK + slowed)
     assert wait_until((tmp_path / "begun").exists, both)
     both[1].signal(number)
@@ -304,11 +312,7 @@ def test_a_stop_in_the_export(
 ) -> None:
     """The export is finished; it is short, and all else is done."""
     run, config = tmp_path / "run", tiny(videos)
-    slowed = (
-        "import time\nfrom timesformer_jax.training import loop\nwhole = loop.whole\n"
-        f"def slow(*a):\n    open({str(tmp_path / 'begun')!r}, 'w').close(); time.sleep(2); return whole(*a)\n"
-        "loop.whole = slow\n"
-    )
+    slowed = f"mishaps.slow('training.loop.whole', 2, {str(tmp_path / 'begun')!r})\n"
     processes = train(jobs, run, config, count, before=lambda i: QUICK + slowed)
     assert wait_until((tmp_path / "begun").exists, processes)
     processes[-1].signal(signal.SIGTERM)
@@ -327,11 +331,8 @@ def test_one_of_four_is_a_hundred_times_slower(
     """What it does beside computing takes it seconds, once longer than a collective waits at its first use."""
     run, config = tmp_path / "run", tiny(videos)
     slow = (
-        "import time\nfrom timesformer_jax.training import job, loop\n"
-        "def slowed(module, name, seconds):\n"
-        "    real = getattr(module, name)\n"
-        "    setattr(module, name, lambda *a, **k: (time.sleep(seconds), real(*a, **k))[1])\n"
-        "slowed(loop, 'make_job', 35); slowed(job.Job, 'place', 0.5); slowed(job, 'EvaluationBatches', 3)\n"
+        "mishaps.slow('training.loop.make_job', 35); mishaps.slow('training.job.Job.place', 0.5)\n"
+        "mishaps.slow('training.job.EvaluationBatches', 3)\n"
     )
     four = train(jobs, run, config, 4, before=lambda i: QUICK + (slow if i == 3 else ""))
     assert codes(four) == [0, 0, 0, 0], [process.said for process in four]
@@ -379,11 +380,10 @@ def test_a_clock_that_goes_back(jobs: Zygote, videos: Path, undisturbed: dict[st
     """A year, in the middle of a run, and again when it goes on: nothing is ordered by the time of day."""
     run, config = tmp_path / "run", tiny(videos)
     back = (
-        "import time\nreal, real_ns = time.time, time.time_ns\nfrom timesformer_jax.training import step_log\n"
+        "import time\nreal, real_ns = time.time, time.time_ns\n"
         "def go_back(years):\n"
         "    time.time = lambda: real() - years * 3.15e7; time.time_ns = lambda: real_ns() - int(years * 3.15e16)\n"
-        "read = step_log.StepLog.read\n"
-        "step_log.StepLog.read = lambda self, step, *a: (go_back(1) if step == 5 else None, read(self, step, *a))[1]\n"
+        "mishaps.before('training.step_log.StepLog.read', lambda _, step, *rest: step == 5 and go_back(1))\n"
     )
     (alone,) = train(jobs, run, config, 1, before=lambda i: QUICK + back)
     assert wait_until(lambda: 8 in steps_in(run / "checkpoints"), [alone])

@@ -7,8 +7,9 @@ state, metrics and export of one that nothing happened to, bit for bit, on every
 import dataclasses
 import json
 import re
+import signal
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import strategies as st
 from jobs import Process, Zygote, codes, start_job, zygote
 from runs import arguments, outcome, recipe, steps_taken, videos
-from test_endings import QUICK
+from test_endings import QUICK, TRUE
 
 from timesformer_jax.checkpoints.training_run import steps_in
 from timesformer_jax.data.config import Augmentation
@@ -33,57 +34,7 @@ SEQUENCES = 20
 
 MESHES = ([], ["--mesh.fsdp", "2"], ["--mesh.fsdp", "4"], ["--mesh.frames", "2"], ["--mesh.tensor", "2"])
 
-# Each process does this to itself where it is told to, so that a sequence can be repeated.
-AT_STEP = """
-import os, signal
-from timesformer_jax.training import step_log
-read = step_log.StepLog.read
-def at_step(self, step, *rest):
-    if step == {step}:
-        os.kill(os.getpid(), signal.{signal})
-    read(self, step, *rest)
-step_log.StepLog.read = at_step
-"""
-WHILE_SAVING = """
-import os, signal
-from timesformer_jax.training.checkpointing import Checkpoints
-save = Checkpoints.save
-def while_saving(self, state, run):
-    save(self, state, run)
-    if int(state.step) >= {step}:
-        os.kill(os.getpid(), signal.{signal})
-Checkpoints.save = while_saving
-"""
-IN_VALIDATION = """
-import os, signal
-from timesformer_jax.training import job
-predict_batch = job.predict_batch
-def in_validation(*arguments):
-    os.kill(os.getpid(), signal.{signal})
-    return predict_batch(*arguments)
-job.predict_batch = in_validation
-"""
-IN_EXPORT = """
-import os, signal
-from timesformer_jax.training import loop
-whole = loop.whole
-def in_export(*arguments):
-    os.kill(os.getpid(), signal.{signal})
-    return whole(*arguments)
-loop.whole = in_export
-"""
-PLACES = {"step": AT_STEP, "saving": WHILE_SAVING, "validation": IN_VALIDATION, "export": IN_EXPORT}
-FULL = """
-import resource
-from timesformer_jax.training.checkpointing import Checkpoints
-save = Checkpoints.save
-def full(self, state, run):
-    if int(state.step) >= {step}:
-        self.wait()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-    save(self, state, run)
-Checkpoints.save = full
-"""
+PLACES = ("step", "saving", "validation", "export")
 
 
 @dataclass(frozen=True)
@@ -107,13 +58,13 @@ class Event:
     step: int
 
     def before(self, index: int) -> str:
-        """What a process runs first."""
+        """What befalls a process."""
         one = index == self.victim % self.count
         if self.kind == "kill all" or (self.kind == "kill one" and one):
-            return QUICK + PLACES[self.place].format(step=self.step, signal="SIGKILL")
+            return f"mishaps.signal_at({self.place!r}, {self.step}, {int(signal.SIGKILL)})\n"
         if self.kind == "stop" and one:
-            return QUICK + PLACES[self.place].format(step=self.step, signal="SIGTERM")
-        return QUICK + (FULL.format(step=self.step) if self.kind == "full disk" and one else "")
+            return f"mishaps.signal_at({self.place!r}, {self.step}, {int(signal.SIGTERM)})\n"
+        return f"mishaps.disk_full_from({self.step})\n" if self.kind == "full disk" and one else ""
 
     def options(self, index: int) -> list[str]:
         """The options that differ from the recipe's."""
@@ -122,7 +73,7 @@ class Event:
             "other rate": ["--optimizer.learning-rate", "0.5"],
             "other seed": ["--seed", "1"],
             "other interval": ["--checkpoints.every", str(self.step), "--checkpoints.keep", "3"],
-            "unlike": ["--seed", "1"] if one else [],
+            "unlike": ["--seed", "1"] if one and self.count > 1 else [],
         }
         return [*MESHES[self.mesh], *changed.get(self.kind, [])]
 
@@ -145,7 +96,7 @@ EVENTS = st.builds(
     count=st.sampled_from([1, 2, 2, 4]),
     mesh=st.integers(0, len(MESHES) - 1),
     victim=st.integers(0, 3),
-    place=st.sampled_from(list(PLACES)),
+    place=st.sampled_from(PLACES),
     step=st.integers(1, STEPS + 1),
 )
 LAST = st.builds(
@@ -157,6 +108,19 @@ LAST = st.builds(
     place=st.just("step"),
     step=st.just(0),
 )
+
+# With the true step sums depend on the mesh and on the processes, whose number stays the same.
+TRUE_EVENTS = st.builds(
+    Event,
+    kind=st.sampled_from(["kill one", "kill all", "stop", "full disk"]),
+    count=st.just(2),
+    mesh=st.just(1),
+    victim=st.integers(0, 1),
+    place=st.sampled_from(PLACES),
+    step=st.integers(1, STEPS),
+)
+UNDISTURBED = Event("nothing", 1, 0, 0, "step", 0)
+TRUE_UNDISTURBED = Event("nothing", 2, 1, 0, "step", 0)
 
 
 @pytest.fixture(scope="module")
@@ -172,15 +136,16 @@ def config(videos: Path) -> TrainConfig:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, augmentation=Augmentation()))
 
 
-def happen(jobs: Zygote, config: TrainConfig, run: Path, event: Event) -> list[Process]:
+def happen(jobs: Zygote, config: TrainConfig, run: Path, event: Event, code: str = QUICK) -> list[Process]:
     command = ["train", "--output", str(run), *arguments(config)]
-    return start_job(jobs, event.count, lambda index: [*command, *event.options(index)], event.before)
+    before = [code + event.before(index) for index in range(event.count)]
+    return start_job(jobs, event.count, lambda index: [*command, *event.options(index)], before.__getitem__)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(jobs: Zygote, config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    alone = happen(jobs, config, run, Event("nothing", 1, 0, 0, "step", 0))
+    alone = happen(jobs, config, run, UNDISTURBED)
     assert codes(alone) == [0], alone[0].said
     return outcome(run)
 
@@ -231,7 +196,7 @@ def check(event: Event, run: Path, processes: list[Process], begun: bool, newest
         assert (run / "export").is_dir()
 
 
-def survive(jobs: Zygote, config: TrainConfig, events: list[Event], expected: Callable[[], dict[str, bytes]]) -> None:
+def survive(jobs: Zygote, config: TrainConfig, events: list[Event], expected: dict[str, bytes], code: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         for event in events:
@@ -239,31 +204,41 @@ def survive(jobs: Zygote, config: TrainConfig, events: list[Event], expected: Ca
                 continue  # a new run, with its own recipe
             begun, finished = (run / "train_config.json").exists(), (run / "export").exists()
             newest = max(steps_in(run / "checkpoints"), default=0)
-            processes = happen(jobs, config, run, event)
+            processes = happen(jobs, config, run, event, code)
             codes(processes)
             check(event, run, processes, begun, newest, finished)
         assert steps_taken(run) == STEPS
-        assert outcome(run) == expected()
+        assert outcome(run) == expected
 
 
-def sequences(jobs: Zygote, config: TrainConfig, undisturbed: dict[str, bytes], seed: int) -> None:
+def sequences(
+    jobs: Zygote,
+    config: TrainConfig,
+    undisturbed: dict[str, bytes],
+    seed: int,
+    *,
+    count: int = SEQUENCES,
+    events: st.SearchStrategy[Event] = EVENTS,
+    last: st.SearchStrategy[Event] = LAST,
+    code: str = QUICK,
+) -> None:
     ran: list[Any] = []
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
-        max_examples=SEQUENCES,
+        max_examples=count,
         deadline=None,
         database=None,
         phases=[hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    @hypothesis.given(st.lists(EVENTS, min_size=1, max_size=3), LAST)
+    @hypothesis.given(st.lists(events, min_size=1, max_size=3), last)
     def survives(events: list[Event], last: Event) -> None:
         ran.append(events)
-        survive(jobs, config, [*events, last], lambda: undisturbed)
+        survive(jobs, config, [*events, last], undisturbed, code)
 
     survives()
-    assert len(ran) == SEQUENCES, json.dumps(len(ran))
+    assert len(ran) == count, json.dumps(len(ran))
 
 
 @pytest.mark.slow
@@ -275,3 +250,12 @@ def test_twenty_sequences(jobs: Zygote, config: TrainConfig, undisturbed: dict[s
 @pytest.mark.parametrize("seed", range(1, 15))
 def test_twenty_other_sequences(jobs: Zygote, config: TrainConfig, undisturbed: dict[str, bytes], seed: int) -> None:
     sequences(jobs, config, undisturbed, seed)
+
+
+@pytest.mark.long
+def test_sequences_with_the_true_model(jobs: Zygote, config: TrainConfig, tmp_path: Path) -> None:
+    """Bit for bit, too, on the same mesh and number of processes."""
+    assert codes(happen(jobs, config, tmp_path / "run", TRUE_UNDISTURBED, TRUE)) == [0, 0]
+    last = st.just(TRUE_UNDISTURBED)
+    expected = outcome(tmp_path / "run")
+    sequences(jobs, config, expected, 0, count=8, events=TRUE_EVENTS, last=last, code=TRUE)

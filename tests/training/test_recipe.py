@@ -1,5 +1,6 @@
 """Recipes: the paper's settings, what can't be, and the command line that changes them."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -246,17 +247,50 @@ def test_the_command_line_makes_the_recipe(tmp_path: Path, capsys: pytest.Captur
     config = recipe(tmp_path / "nothing here")
     model = dataclasses.replace(config.model, attention_order="parallel", position_embedding_type="space")
     config = dataclasses.replace(config, model=model)
+    RunDirectory(tmp_path / "run").claim(config)  # in which it would refuse to work if it read another
     assert main(["train", "--output", str(tmp_path / "run"), *arguments(config)]) == 2
     said = capsys.readouterr().err
     assert "nothing here" in said
     assert "Traceback" not in said
-    RunDirectory(tmp_path / "run").claim(config)  # which it would refuse if another had been written
     assert main(["train", "base-k400", "--output", str(tmp_path / "other")]) == 2
     assert "--data.train" in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:
         main(["train", "base-k400", "--help"])
     assert caught.value.code == 0
     assert "--optimizer.learning-rate" in capsys.readouterr().out
+
+
+def test_a_start_that_fails_leaves_no_claim(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The start after it, with other settings, is told what is wrong now, not what was claimed before."""
+    run, config = tmp_path / "run", recipe(tmp_path / "nothing here")
+    for seed in (0, 1):
+        assert main(["train", "--output", str(run), *arguments(dataclasses.replace(config, seed=seed))]) == 2
+        assert "nothing here" in capsys.readouterr().err
+        assert not run.exists()
+    run.mkdir()  # by hand, or by a scheduler for its log
+    assert main(["train", "--output", str(run), *arguments(config)]) == 2
+    assert list(run.iterdir()) == []
+
+
+def test_what_a_failed_start_has_to_show_stays(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+
+    def fail(wrote: Path, content: str) -> None:
+        with contextlib.suppress(RuntimeError), run.locked(), run.claimed(TrainConfig(seed=3)):
+            for path in (run.data, run.model / "config.json", run.metrics, run.tensorboard / "events", wrote):
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(content if path == wrote else "")
+            raise RuntimeError("later")
+
+    fail(run.bad_videos, "a.mp4\n")
+    assert [path.name for path in run.path.iterdir()] == ["bad_videos.txt"]
+    fail(run.bad_videos, "a.mp4\n")  # which is no obstacle to a run
+    fail(run.metrics, '{"step": 1}\n')
+    assert run.config.exists()
+    assert run.data.exists()
+    with pytest.raises(RunError, match="another recipe"), run.locked(), run.claimed(TrainConfig()):
+        pass
+    assert run.config.exists()
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

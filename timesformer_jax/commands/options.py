@@ -20,8 +20,8 @@ class Command:
     """Options of every command.
 
     Attributes:
-        compilation_cache: directory where compiled programs are kept for the next run; timesformer_jax/compiled in the
-            user's cache directory when not given.
+        compilation_cache: directory where compiled programs are kept for the next run, in a folder for each kind of
+            CPU; timesformer_jax/compiled in the user's cache directory when not given.
         no_compilation_cache: compile everything anew.
     """
 

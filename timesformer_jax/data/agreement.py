@@ -28,6 +28,19 @@ def facts_of(videos: Videos, source: str) -> dict[str, str]:
     }
 
 
+def entries_of(videos: Videos, source: str, fact: str) -> list[str]:
+    """The list that a fact about videos is a digest of, entry by entry; none for other facts."""
+    names = [name.decode() for name in videos.names]
+    order = np.argsort(videos.names, kind="stable")
+    lists = {
+        f"the classes of {source}": lambda: list(videos.classes),
+        f"the videos of {source}": lambda: [names[i] for i in order],
+        f"the labels of {source}": lambda: [f"{names[i]} with the label {videos.labels[i]}" for i in order],
+        f"the order of {source}": lambda: names,
+    }
+    return lists[fact]() if fact in lists else []
+
+
 def require_same_videos(data: DataSets, config: DataConfig) -> None:
     """Checks that all processes of the job read the same videos.
 
@@ -43,7 +56,10 @@ def require_same_videos(data: DataSets, config: DataConfig) -> None:
             given = {source: "not given" if name is None else f"given\n{name}"}
             return given | ({} if videos is None else facts_of(videos, source))
 
-        require_agreement(source, facts, first_alone=True)
+        def entries(fact: str, source: str = source, videos: Videos | None = videos) -> list[str]:
+            return [] if videos is None else entries_of(videos, source, fact)
+
+        require_agreement(source, facts, first_alone=True, entries=entries)
 
 
 def _digest(values: np.ndarray) -> str:

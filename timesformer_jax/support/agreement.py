@@ -16,12 +16,20 @@ PACKAGES = ("timesformer_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoi
 """The packages that a result depends on."""
 
 _MOST_DIFFERENCES = 8
-_LONGEST_VALUE = 60
+_LONGEST_VALUE, _LONGEST_ENTRY = 60, 200
+_BLOCK = 1000
+"""Entries of a list that are compared by one digest."""
 
 _comparisons = itertools.count()
 
 
-def require_agreement(what: str, facts: Callable[[], Mapping[str, str]], *, first_alone: bool = False) -> None:
+def require_agreement(
+    what: str,
+    facts: Callable[[], Mapping[str, str]],
+    *,
+    first_alone: bool = False,
+    entries: Callable[[str], Sequence[str]] | None = None,
+) -> None:
     """Checks that all processes of the job have the same facts, which all of them have to bring.
 
     They are compared by the first process. They travel through JAX's coordinator, not through the devices, so nothing
@@ -32,6 +40,8 @@ def require_agreement(what: str, facts: Callable[[], Mapping[str, str]], *, firs
         facts: gives short texts by name, where there are several processes. What stands after a line break in one is
             told, but not compared.
         first_alone: whether the first difference alone is told, because others follow from it.
+        entries: gives the entries of the list that a fact, whose name it is given, is the digest of; none for other
+            facts. Of lists that differ the first entry that does is told.
 
     Raises:
         ConfigError: they differ; in all processes.
@@ -48,13 +58,14 @@ def require_agreement(what: str, facts: Callable[[], Mapping[str, str]], *, firs
     if index == 0:
         everywhere = [json.loads(client.key_value_try_get(f"{place}/{i}")) for i in range(count)]
         found = differences(everywhere)
-        client.key_value_set(f"{place}/verdict", json.dumps(found[:1] if first_alone else found))
+        client.key_value_set(f"{place}/verdict", json.dumps(list(found.items())[: 1 if first_alone else None]))
     try:
-        found = json.loads(client.blocking_key_value_get(f"{place}/verdict", 60_000))
+        found = dict(json.loads(client.blocking_key_value_get(f"{place}/verdict", 60_000)))
     except jax.errors.JaxRuntimeError as error:
         raise TrainingError(f"comparing {what}: the first process of the job gives no answer.") from error
     if found:
-        shown, more = found[:_MOST_DIFFERENCES], len(found) - _MOST_DIFFERENCES
+        texts = [(entries and _first_unlike_entry(name, entries(name))) or text for name, text in found.items()]
+        shown, more = texts[:_MOST_DIFFERENCES], len(texts) - _MOST_DIFFERENCES
         rest = f"; and {more} more" if more > 0 else ""
         raise ConfigError(
             f"the processes of the job were not started alike: {'; '.join(shown)}{rest}. Start all of them with the "
@@ -62,26 +73,59 @@ def require_agreement(what: str, facts: Callable[[], Mapping[str, str]], *, firs
         )
 
 
-def differences(facts: Sequence[Mapping[str, str]]) -> list[str]:
-    """What differs between processes: a text for each fact, with its values and who has them.
+def differences(facts: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """What differs between processes: a text by the name of each such fact, with its values and who has them.
 
     Args:
         facts: those of each process.
     """
-    names = list(dict.fromkeys(name for own in facts for name in own))
-    return [text for name in names if (text := _difference(name, [own.get(name, "nothing") for own in facts]))]
+    names = dict.fromkeys(name for own in facts for name in own)
+    texts = {name: _difference([own.get(name, "nothing") for own in facts], _LONGEST_VALUE) for name in names}
+    return {name: f"{name} is {text}" for name, text in texts.items() if text}
 
 
-def _difference(name: str, values: Sequence[str]) -> str:
+def _difference(values: Sequence[str], longest: int) -> str:
+    """The values with the processes that have them; nothing where there is one alone."""
     holders: dict[str, list[int]] = {}
     told: dict[str, str] = {}
     for process, text in enumerate(values):
         value, _, note = text.partition("\n")
         holders.setdefault(value, []).append(process)
-        told.setdefault(value, _cut(value) + (f" ({note})" if note else ""))
+        told.setdefault(value, _cut(value, longest) + (f" ({note})" if note else ""))
     if len(holders) == 1:
         return ""
-    return f"{name} is " + _listed([f"{told[value]} in {_processes(who)}" for value, who in holders.items()])
+    return _listed([f"{told[value]} in {_processes(who)}" for value, who in holders.items()])
+
+
+def _first_unlike_entry(name: str, own: Sequence[str]) -> str:
+    """The first entry of a list that differs between processes, which all ask for it; nothing if none does.
+
+    They exchange digests of blocks, and then the entries of the first block that differs: little, also of a long list.
+    """
+    blocks = [own[start : start + _BLOCK] for start in range(0, len(own), _BLOCK)]
+    unlike = _first_unlike(_everyones([digest(hashlib.sha256("\n".join(block).encode())) for block in blocks]))
+    if unlike is None:
+        return ""
+    entries = _everyones(own[unlike * _BLOCK : (unlike + 1) * _BLOCK])
+    at = _first_unlike(entries) or 0
+    values = [theirs[at] if at < len(theirs) else "nothing" for theirs in entries]
+    told = _difference(values, _LONGEST_ENTRY)
+    return f"{name}: the first that differs, number {unlike * _BLOCK + at + 1}, is {told}"
+
+
+def _first_unlike(lists: Sequence[Sequence[str]]) -> int | None:
+    together = enumerate(itertools.zip_longest(*lists))
+    return next((number for number, values in together if len(set(values)) > 1), None)
+
+
+def _everyones(own: Sequence[str]) -> list[list[str]]:
+    """The lists that all processes bring here."""
+    import jax
+
+    client, place = distributed.coordinator(), f"timesformer/lists/{next(_comparisons)}"
+    client.key_value_set(f"{place}/{jax.process_index()}", json.dumps(list(own)))
+    distributed.wait_for_all("comparing lists")
+    return [json.loads(client.key_value_try_get(f"{place}/{i}")) for i in range(jax.process_count())]
 
 
 def _processes(numbers: Sequence[int]) -> str:
@@ -95,8 +139,8 @@ def _listed(texts: Sequence[str]) -> str:
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
-def _cut(value: str) -> str:
-    return value if len(value) <= _LONGEST_VALUE else f"{value[:_LONGEST_VALUE]}..."
+def _cut(value: str, longest: int) -> str:
+    return value if len(value) <= longest else f"{value[:longest]}..."
 
 
 def versions() -> dict[str, str]:

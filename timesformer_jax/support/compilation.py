@@ -4,7 +4,10 @@ import contextlib
 import ctypes
 import functools
 import gc
+import hashlib
+import itertools
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -14,6 +17,9 @@ LEAST_SECONDS = "0.1"
 
 def enable_compilation_cache(directory: Path | None = None) -> Path | None:
     """Lets JAX keep compiled programs on disk, so that the next process need not compile them.
+
+    Each kind of CPU has a folder of its own. JAX's keys don't tell them apart: from a home that several machines share,
+    or a copy, JAX would run a program with instructions that this CPU may not have.
 
     Args:
         directory: where they are kept; the user's cache directory when None. JAX's own environment variables then win:
@@ -26,6 +32,7 @@ def enable_compilation_cache(directory: Path | None = None) -> Path | None:
         if "JAX_COMPILATION_CACHE_DIR" in os.environ or "JAX_ENABLE_COMPILATION_CACHE" in os.environ:
             return None
         directory = user_cache() / "timesformer_jax" / "compiled"
+    directory /= cpu_kind()
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -44,6 +51,22 @@ def enable_compilation_cache(directory: Path | None = None) -> Path | None:
     else:  # it is not imported for this alone
         os.environ.update({name.upper(): value for name, value in settings.items()})
     return directory
+
+
+def cpu_kind(description: Path = Path("/proc/cpuinfo")) -> str:
+    """A short text that tells kinds of CPUs apart: by model and instructions where the system describes them.
+
+    Args:
+        description: Linux's.
+    """
+    lines: dict[str, list[str]] = {}
+    with contextlib.suppress(OSError), description.open(errors="replace") as file:
+        for line in itertools.takewhile(str.strip, file):  # of the first core
+            name, _, value = line.partition(":")
+            lines[name.strip()] = sorted(value.split())
+    told = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "CPU variant", "Features")
+    facts = [platform.machine(), *(lines.get(name, []) for name in told)]
+    return f"{platform.machine() or 'cpu'}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:8]}"
 
 
 _FUSION_TYPE = "xla_cpu_experimental_ynn_fusion_type"

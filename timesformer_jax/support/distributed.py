@@ -10,22 +10,18 @@ checkpoint.
 
 import atexit
 import contextlib
-import dataclasses
-import importlib.util
 import itertools
-import os
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import ConfigError, TrainingError, ending, first_line
+from .processes import ProcessOptions, jax_settings
 from .progress import say, show_progress
-from .watching import GRACE_SECONDS, LOST, Ending, Watch, answers, patient_abort
+from .sudden_ends import limited, patient_abort, report_sudden_end
+from .watching import GRACE_SECONDS, LOST, Ending, Watch
 
 HEARTBEAT_SECONDS = 30
 """A process that was silent for so long counts as dead. JAX's own 100 would hold the others for minutes."""
@@ -41,36 +37,6 @@ _COMMUNICATION = re.compile(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class ProcessOptions:
-    """The processes of the job.
-
-    Attributes:
-        cluster: what tells each process about the others: "auto" looks for Slurm (a step of several tasks) and Cloud
-            TPU; "none" runs alone, whatever there is. Not needed with a coordinator.
-        coordinator: address:port of process 0, where the cluster does not tell it.
-        count: how many processes there are, with a coordinator.
-        index: which of them this is, from 0, with a coordinator.
-    """
-
-    cluster: Literal["auto", "slurm", "tpu", "none"] = "auto"
-    coordinator: str | None = None
-    count: int | None = None
-    index: int | None = None
-
-    def __post_init__(self) -> None:
-        given = [value is not None for value in (self.coordinator, self.count, self.index)]
-        if any(given) and not all(given):
-            raise ConfigError("processes.coordinator, processes.count and processes.index belong together; give all.")
-        if self.coordinator is None or self.count is None or self.index is None:
-            return
-        host, _, port = self.coordinator.rpartition(":")
-        if not host or not port.isdigit():
-            raise ConfigError(f"processes.coordinator is {self.coordinator!r}; give address:port, such as node-0:1234.")
-        if not 0 <= self.index < self.count:
-            raise ConfigError(f"processes.index is {self.index}, but counts from 0 to processes.count - 1.")
-
-
 @contextlib.contextmanager
 def joined(options: ProcessOptions | None = None) -> Generator[None]:
     """Joins this process to the others of its job, before anything else uses JAX. Where there are none, it runs alone.
@@ -79,7 +45,7 @@ def joined(options: ProcessOptions | None = None) -> Generator[None]:
         ConfigError: the processes can't be found or joined.
         TrainingError: another process was lost.
     """
-    settings = _settings(options or ProcessOptions())
+    settings = jax_settings(options or ProcessOptions())
     if settings is None:
         yield
         return
@@ -87,9 +53,9 @@ def joined(options: ProcessOptions | None = None) -> Generator[None]:
 
     # Read when the backend starts; it matters on CPUs alone, which can't work together without it.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    with _report_sudden_end() as done, patient_abort():
+    with report_sudden_end() as done, patient_abort():
         try:
-            with _limited(settings.get("coordinator_address"), done):
+            with limited(JOIN_SECONDS, settings.get("coordinator_address"), done):
                 jax.distributed.initialize(
                     heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
                     initialization_timeout=JOIN_SECONDS + 60,  # then JAX would abort the process, without a sentence
@@ -101,7 +67,12 @@ def joined(options: ProcessOptions | None = None) -> Generator[None]:
         try:
             if jax.process_count() > 1:
                 client, address = _coordinator()
-                watch = Watch(client, address, jax.process_index(), jax.process_count(), done)
+
+                def before_end() -> None:
+                    _undo_all()
+                    done()
+
+                watch = Watch(client, address, jax.process_index(), jax.process_count(), before_end)
                 watch.start()
                 _watches.append(watch)
                 in_all(True)  # the first collective waits half a minute for the slowest, and no longer
@@ -144,16 +115,44 @@ def fail(error: Exception) -> None:
         _watches[0].end_all(Ending(_watches[0].index, code, sentence))
 
 
+@contextlib.contextmanager
+def undone_on_failure(undo: Callable[[], None]) -> Generator[None]:
+    """Has something undone if this process fails meanwhile, also where it is ended because another has failed.
+
+    Args:
+        undo: does so; it may be called in another thread.
+    """
+    _to_undo.append(undo)
+    try:
+        yield
+    except BaseException:
+        _undo_all()
+        raise
+    _to_undo.remove(undo)
+
+
+def _undo_all() -> None:
+    while _to_undo:
+        _to_undo.pop()()
+
+
+_to_undo: list[Callable[[], None]] = []
+
+
 def _told(error: BaseException, watch: Watch) -> BaseException:
     """Tells the others of an error in this process; the error that it is to raise, for theirs may be the cause."""
     index = watch.index
     if not _is_of_communication(error):
         sentence, code = ending(error)
-        watch.tell(Ending(index, min(code, 2), sentence or f"{type(error).__name__}: {first_line(error)}"))
-        return error
-    lost = Ending(index, 1, f"{LOST} ({first_line(error)[:200]})")
-    first = watch.heard(GRACE_SECONDS) or lost
-    first = watch.tell(first) if first is lost else first
+        own = Ending(index, min(code, 2), sentence or f"{type(error).__name__}: {first_line(error)}")
+        first = watch.tell(own)
+        if first.process != index or first == own:
+            return error
+        # Another thread of this process has failed before, and that is what the others say.
+    else:
+        lost = Ending(index, 1, f"{LOST} ({first_line(error)[:200]})")
+        first = watch.heard(GRACE_SECONDS) or lost
+        first = watch.tell(first) if first is lost else first
     return (ConfigError if first.code == 2 else TrainingError)(first.told_by(index))
 
 
@@ -162,36 +161,6 @@ def _leave_late(watch: Watch, code: int) -> None:
     threading.main_thread().join()
     time.sleep(2 * GRACE_SECONDS)
     watch.leave(code)
-
-
-@contextlib.contextmanager
-def _limited(address: str | None, done: Callable[[], None]) -> Generator[None]:
-    """Ends this process if the others of the job don't come in time; JAX would abort it."""
-
-    def tell() -> None:
-        say(f"waiting for the other processes of the job, {JOIN_SECONDS} seconds at most ...")
-
-    def give_up() -> None:
-        done()
-        if address is not None and not answers(address):
-            problem = f"nothing answers at {address}, where process 0 of the job should be"
-        else:
-            problem = "not all processes of the job have come"
-        say(
-            f"error: {problem}: this process has waited for {JOIN_SECONDS} seconds; start all of them at about the "
-            "same time, with the same --processes.coordinator and --processes.count."
-        )
-        os._exit(2)
-
-    timers = [threading.Timer(10, tell), threading.Timer(JOIN_SECONDS, give_up)]
-    for timer in timers:
-        timer.daemon = True
-        timer.start()
-    try:
-        yield
-    finally:
-        for timer in timers:
-            timer.cancel()
 
 
 def coordinator() -> Any:
@@ -293,55 +262,6 @@ def too_slow(name: str) -> TrainingError:
         f"{name}: a process of the job has not come so far within {SLOWEST_SECONDS} seconds, though it lives; its own "
         "log may say what it does."
     )
-
-
-def _settings(options: ProcessOptions) -> dict[str, Any] | None:
-    """Arguments of `jax.distributed.initialize`; None where this process is alone."""
-    if options.coordinator is not None:
-        return {
-            "coordinator_address": options.coordinator,
-            "num_processes": options.count,
-            "process_id": options.index,
-            "cluster_detection_method": "deactivate",
-        }
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
-    if options.cluster == "slurm" or (options.cluster == "auto" and tasks > 1):
-        if "SLURM_STEP_NODELIST" not in os.environ:
-            raise ConfigError("processes.cluster is slurm, but this is no task of a Slurm step; start it by srun.")
-        return {"cluster_detection_method": "slurm"}
-    if options.cluster == "tpu" or (options.cluster == "auto" and _on_tpu()):
-        return {}  # by libtpu's own metadata, also for a single machine
-    return None
-
-
-def _on_tpu() -> bool:
-    """Whether this machine has TPU chips that the job uses."""
-    if os.environ.get("JAX_PLATFORMS", "tpu").split(",")[0] != "tpu":
-        return False
-    if len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1:  # set by GKE
-        return True
-    chips = itertools.chain(Path("/dev").glob("accel[0-9]*"), Path("/dev/vfio").glob("[0-9]*"))
-    return importlib.util.find_spec("libtpu") is not None and any(chips)
-
-
-@contextlib.contextmanager
-def _report_sudden_end() -> Generator[Callable[[], None]]:
-    """Starts a helper process that reports if JAX's runtime ends this one, which no handler would see."""
-    message = f"error: this process was ended from outside Python; where nobody here did, {LOST}\n"
-    code = f"import sys; sys.stdin.read() or sys.stderr.write({message!r})"
-    helper = subprocess.Popen([sys.executable, "-I", "-c", code], stdin=subprocess.PIPE, start_new_session=True)
-    told = False
-
-    def done() -> None:
-        nonlocal told
-        if not told:
-            told = True
-            helper.communicate(b"done")
-
-    try:
-        yield done
-    finally:
-        done()
 
 
 def _is_of_communication(error: BaseException) -> bool:

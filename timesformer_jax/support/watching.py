@@ -6,16 +6,14 @@ waits.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import json
 import os
-import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Set
+from collections.abc import Callable, Set
 from typing import Any
 
 from .progress import console, say
@@ -194,24 +192,3 @@ def answers(address: str) -> bool:
     except OSError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def patient_abort() -> Generator[None]:
-    """Delays the end of a process that calls `abort`, as JAX does for a lost one, for six seconds.
-
-    That is time for this file's threads to end the process with a sentence and an exit code. The handler of SIGABRT (6)
-    becomes the C library's `sleep`, which signals may call, and which is given the number of the signal.
-    """
-    try:
-        library = ctypes.CDLL(None)
-        handle, sleep = library.signal, ctypes.cast(library.sleep, ctypes.c_void_p)
-    except (OSError, AttributeError, TypeError):  # another C library
-        yield
-        return
-    handle.restype, handle.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
-    previous = handle(signal.SIGABRT, sleep)
-    try:
-        yield
-    finally:
-        handle(signal.SIGABRT, previous)

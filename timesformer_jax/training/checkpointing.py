@@ -6,6 +6,7 @@ import errno
 import logging
 import math
 import shutil
+import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ class Checkpoints:
         """Orbax's manager; made when first needed, after `restore` has moved damaged checkpoints out of its way."""
         if self._manager is None:
             latest = preservation_policy.LatestN(self._options.keep)
-            self._manager = ocp.CheckpointManager(
+            self._manager = _Manager(
                 self._directory,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=preservation_policy.AnyPreservationPolicy([latest, _Best(self.accuracies)]),
@@ -119,19 +120,18 @@ class Checkpoints:
         return self._manager
 
     def _listen(self, manager: Any) -> None:
-        """Lets the other processes know of an error in Orbax's thread: they would wait for it, and it for them."""
-        checkpointer = manager._checkpointer  # which is not to be had otherwise
-        wait = checkpointer.wait_until_finished
+        """Lets the other processes know of an error in Orbax's thread, which would wait for them, and they for it."""
+        progress = manager._save_progress_tracker  # which is not to be had otherwise
+        meet = progress.set
 
-        def wait_and_tell() -> None:
-            try:
-                wait()
-            except Exception as error:
+        def tell_and_meet(saving: bool) -> None:
+            error = sys.exception()  # Orbax calls this in a `finally`, and all processes meet there
+            if isinstance(error, Exception) and not saving:
                 self._failure = error
                 fail(self._unwritten("the last checkpoint", error))
-                raise
+            meet(saving)
 
-        checkpointer.wait_until_finished = wait_and_tell
+        progress.set = tell_and_meet
 
     def save(self, state: TrainState, run: Mapping[str, Any]) -> None:
         """Begins to save a state, and returns as soon as the next step may take over its memory.
@@ -194,6 +194,17 @@ class Checkpoints:
         failure = OSError(errno.EIO, f"{which} can't be written ({_reason(error)})", str(self._directory))
         failure.__cause__ = error
         return failure
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, but it does not ask JAX whether to stop.
+
+    It would ask with the number of the step each time it saves, and JAX takes that for the count of `StopRequest`,
+    whose next number then comes after the one at which JAX wants all to stop: a SIGTERM would be lost.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 @dataclasses.dataclass

@@ -99,7 +99,7 @@ def train(
         run = RunDirectory(Path(directory).expanduser().absolute())
         if is_first():
             held.enter_context(run.locked())
-            run.claim(config)
+            held.enter_context(run.claimed(config))
         run.require_shared(text_from_first(run.read_token() if is_first() else ""))
 
         # --- Mesh, input, model and step.

@@ -1,9 +1,10 @@
 """Writes the metrics of a run: JSON lines, and events for TensorBoard."""
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,17 +38,28 @@ class MetricsWriter:
     def performance(self, step: int, values: Mapping[str, float]) -> None:
         """Notes speed, waiting and memory."""
         self._write(self._run.performance, step, values)
-        self._events.flush()
+        with self._reported():
+            self._events.flush()
 
     def _write(self, path: Path, step: int, values: Mapping[str, float]) -> None:
-        self._files[path].write(json.dumps({"step": step, **values}) + "\n")
-        self._events.write(step, values)
+        with self._reported():
+            self._files[path].write(json.dumps({"step": step, **values}) + "\n")
+            self._events.write(step, values)
 
     def close(self) -> None:
         """Closes the files."""
-        for file in self._files.values():
-            file.close()
-        self._events.close()
+        with self._reported(), contextlib.ExitStack() as files:
+            for file in (self._events, *self._files.values()):
+                files.callback(file.close)
+
+    @contextlib.contextmanager
+    def _reported(self) -> Generator[None]:
+        """Says what can't be written where: the system tells a file's name when it is opened, and not later."""
+        try:
+            yield
+        except OSError as error:
+            reason = f"the metrics can't be written ({error.strerror})"
+            raise OSError(error.errno, reason, str(self._run.path)) from error
 
 
 class _Events:

@@ -16,16 +16,20 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import os
+import re
 import secrets
+import shutil
 import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.training_run import RunLayout
+from ..checkpoints.training_run import RunLayout, steps_in
 from ..errors import TimesformerError
 from ..support.agreement import PACKAGES, flat, version_of
-from ..support.files import read_json, write_atomically
+from ..support.distributed import undone_on_failure
+from ..support.files import read_json, read_lines, write_atomically
 from ..support.progress import say
 from .recipe import TrainConfig
 
@@ -40,6 +44,9 @@ FREE_TO_CHANGE = (
 
 _SLOWEST_SHARING = 10.0
 """Seconds until a file that one machine has written is seen by another: network file systems keep what they know."""
+
+_LEFT = re.compile(r"\.lock|bad_.*\.txt")
+"""What a start that has failed may leave: lists of videos that can't be decoded, for its error names them."""
 
 
 class RunError(TimesformerError):
@@ -95,6 +102,32 @@ class RunDirectory(RunLayout):
         """The trained model."""
         return self.path / "export"
 
+    @contextlib.contextmanager
+    def claimed(self, config: TrainConfig) -> Generator[None]:
+        """Claims the directory; gives a new one up again where the process fails before it has anything to show.
+
+        Else the next start, with what the error has told put right, would be one with another recipe.
+
+        Raises:
+            RunError: see `claim`.
+        """
+        if self.config.exists():
+            self.claim(config)
+            yield
+            return
+        self.claim(config)
+        with undone_on_failure(self._give_up):
+            yield
+
+    def _give_up(self) -> None:
+        """Removes what this process has written to a new directory, unless there are metrics or a checkpoint."""
+        if steps_in(self.checkpoints) or read_lines(self.metrics):
+            return
+        for path in (self.data, self.versions, self.metrics, self.performance, self.config):
+            path.unlink(missing_ok=True)
+        for path in (self.model, self.tensorboard, self.checkpoints):
+            shutil.rmtree(path, ignore_errors=True)
+
     def claim(self, config: TrainConfig) -> None:
         """Writes the recipe to a new directory; checks that it is the one of an old directory.
 
@@ -104,7 +137,7 @@ class RunDirectory(RunLayout):
         """
         values = json.loads(json.dumps(dataclasses.asdict(config)))
         if not self.config.exists():
-            if self.path.exists() and any(name for name in self.path.iterdir() if name.name != ".lock"):
+            if self.path.exists() and any(not _LEFT.fullmatch(path.name) for path in self.path.iterdir()):
                 raise RunError(f"{self.path} holds other things than a training run; choose another directory.")
             self._write_config(values)
             return
@@ -196,14 +229,29 @@ class RunDirectory(RunLayout):
         Raises:
             RunError: another process works in the directory.
         """
+        lock = self.path / ".lock"
+        new, locked_before = not self.path.exists(), lock.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         # A record lock: unlike flock's it is not handed on to forked workers, which may live on after a kill.
-        with (self.path / ".lock").open("a") as file:
+        with lock.open("a") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                mine = os.path.samestat(lock.stat(), os.fstat(file.fileno()))  # and not one just removed
             except OSError:
-                raise RunError(f"another process is training in {self.path}; wait for it or end it.") from None
+                mine = False
+            if not mine:
+                raise RunError(f"another process is training in {self.path}; wait for it or end it.")
             file.truncate(0)
             file.write(secrets.token_hex(8))
             file.flush()
-            yield
+            try:
+                yield
+            finally:
+                if not locked_before and not self.config.exists():  # no run has come of it
+                    self._remove_lock(new)
+
+    def _remove_lock(self, new: bool) -> None:
+        with contextlib.suppress(OSError):
+            (self.path / ".lock").unlink()
+            if new:
+                self.path.rmdir()  # where it is empty
