@@ -204,7 +204,8 @@ def test_the_checkpoint_to_start_from_may_be_elsewhere_but_not_another(
         both = start_job(jobs, 2, command, lambda index: before)
         assert codes(both) == [code, code], [process.said for process in both]
         for process in both if code else ():
-            found = r"the digest of the weights at the start is \w+ \(from .*/first\) in process 0 and \w+ \(from .*/other\)"
+            of = r"\w+ \(from .*/{}\) in process"
+            found = rf"the digest of the weights at the start is {of.format('first')} 0 and {of.format('other')}"
             assert re.search(found, process.sentence), process.said
 
 
