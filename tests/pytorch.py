@@ -10,6 +10,9 @@ from typing import Any
 class Absent:
     """Stands for a package that is not installed: using it skips the running test, and does nothing before."""
 
+    def __repr__(self) -> str:
+        return "absent"  # in the names of tests, which must be the same in every process of pytest-xdist
+
     def __getattr__(self, name: str) -> "Absent":
         if name.startswith("__"):
             raise AttributeError(name)
