@@ -408,8 +408,6 @@ model.float()(torch.zeros(1, 5, 3, 12, 12), output_hiden_states=True)
 
 @pytest.mark.slow
 def test_the_base_model_in_float32(tmp_path: Path) -> None:
-    import transformers
-
     torch.manual_seed(0)
     model = transformers.TimesformerForVideoClassification(transformers.TimesformerConfig(num_labels=400))
     with torch.no_grad():

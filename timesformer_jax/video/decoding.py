@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from .in_order import Frames, Rule, decode_in_order, warn_of_damage
+from .in_order import Frames, Rule, decode, decode_in_order, warn_of_damage
 from .opening import OpenVideo, open_video, say_which
 from .packets import PacketList, VideoFile, demux, list_packets
 from .rgb import to_rgb
@@ -179,8 +179,8 @@ def _decode_stretch(
             raise UnexpectedPacketError
         if codec.name in SKIP_UNREFERENCED:
             codec.skip_frame = "DEFAULT" if position in needed else "NONREF"
-        yield from codec.decode(packet)
+        yield from decode(codec, packet)
         if position == stop:
             break
     # What comes after the stretch is not needed to finish its frames.
-    yield from codec.decode(None)
+    yield from decode(codec, None)

@@ -113,7 +113,7 @@ def decode_chosen(
             if len(silent) >= len(output.silent):
                 output.silent = silent
             try:
-                for frame in stream.codec_context.decode(packet):
+                for frame in decode(stream.codec_context, packet):
                     silent = silent[-_DELAY:]
                     number = len(output.stamps)
                     picture = to_rgb(frame) if wanted(number) else None
@@ -122,6 +122,23 @@ def decode_chosen(
                         yield number, picture
             except FFmpegError:
                 output.failures += 1
+
+
+def decode(context: Any, packet: Any) -> list[Any]:
+    """The frames that come out of a decoder for a packet, or for its end (None).
+
+    Raises:
+        FFmpegError: the packet can't be decoded. After one with which the decoder could not be opened, PyAV 19.0.2
+            raises a ValueError for every other, where earlier versions try again.
+    """
+    from av.error import FFmpegError, InvalidDataError
+
+    try:
+        return context.decode(packet)
+    except ValueError as error:
+        if isinstance(error, FFmpegError) or context.is_open:
+            raise
+        raise InvalidDataError(0, str(error)) from error
 
 
 def require_one_codec(path: VideoFile, codec: str, silent: list[bytes]) -> None:
@@ -150,7 +167,7 @@ def _count_frames(data: bytes, codec: str) -> int:
     count = 0
     for packet in [*context.parse(data), *context.parse(None), None]:
         with contextlib.suppress(FFmpegError):
-            count += len(context.decode(packet))
+            count += len(decode(context, packet))
     return count
 
 
