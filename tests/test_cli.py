@@ -204,6 +204,18 @@ def test_options_of_every_command_come_before_or_after_its_name(tmp_path: Path) 
         )
 
 
+@pytest.mark.parametrize("words", [["trian", "motion"], ["--compilation-cache", "x", "trian", "sample"]], ids=" ".join)
+def test_a_misspelt_command_is_not_passed_over(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the next word that is a command would be run, with the misspelt one as the folder to write."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.parse_command(words)
+    assert stopped.value.code == 2
+    assert "trian" in capsys.readouterr().err
+
+
 SCRIPTS = Path(__file__).parents[1] / "convert"
 
 

@@ -135,9 +135,10 @@ def refuse_urls(command: Any) -> None:
 
 def parse_command(args: Sequence[str]) -> Any:
     """Reads a command line of `timesformer`, and imports nothing but the command that it names."""
-    values_of = ("--compilation-cache", "--compilation_cache")
-    place = next((i for i, word in enumerate(args) if word in COMMANDS and not (i and args[i - 1] in values_of)), None)
-    if place is None:  # the help, or a mistake
+    valued = ("--compilation-cache", "--compilation_cache")  # whose value may stand before the command
+    words = (i for i, word in enumerate(args) if not word.startswith("-") and not (i and args[i - 1] in valued))
+    place = next(words, None)
+    if place is None or args[place] not in COMMANDS:  # the help, or a mistake
         return parse(_overview(), "timesformer", args=args)
     name, options = args[place], [*args[:place], *args[place + 1 :]]
     # In a recipe alone, None is a value for options that have another default.
@@ -147,7 +148,7 @@ def parse_command(args: Sequence[str]) -> Any:
 
 
 def _overview() -> Any:
-    """What tyro shows of all commands: their names, and what their modules say of them."""
+    """What tyro shows of all commands: their names, and the first line of what their classes say of them."""
     kinds: list[Any] = []
     for name in COMMANDS:
         source = (Path(__file__).parent / "commands" / f"{name}.py").read_text(encoding="utf-8")
